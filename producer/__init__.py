@@ -1,0 +1,1 @@
+"""What a person or a cron job runs: sources, the command line, local runs, exports."""

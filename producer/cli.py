@@ -1,0 +1,472 @@
+"""The command line: arguments in, exit codes out, and the only place that prints.
+
+    0 done    1 more failed than --max-failed, or it broke    2 usage or configuration
+    130 interrupted (143 by SIGTERM): a second `run` resumes
+
+What a command does lies elsewhere and is imported when it is called: a worker must not pay for what
+an export needs.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from workers import logs
+from workers.errors import (
+    ConfigurationError,
+    Interrupted,
+    PrefmillError,
+    RecipeError,
+    SettingsError,
+)
+
+if TYPE_CHECKING:
+    from workers.ledger import Counts, Ledger
+    from workers.recipe import Recipe
+    from workers.settings import Settings
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class LogFormat(str, Enum):
+    """Forms of a log line."""
+
+    text = "text"
+    json = "json"
+
+
+class Form(str, Enum):
+    """Forms of an exported file."""
+
+    parquet = "parquet"
+    jsonl = "jsonl"
+
+
+class Configuration(str, Enum):
+    """Configurations of the dataset."""
+
+    default = "default"
+    full = "full"
+
+
+RecipeArgument = Annotated[
+    str | None, typer.Argument(help="A path, or the name of a shipped recipe.", show_default=False)
+]
+RecipeOption = Annotated[str | None, typer.Option("--recipe", help="A path or shipped name.")]
+Database = Annotated[str | None, typer.Option("--database", help="URL of the ledger.")]
+Logging = Annotated[LogFormat, typer.Option("--log-format", help="Form of log lines.")]
+AcceptChanges = Annotated[
+    bool, typer.Option("--accept-changes", help="Go on with a recipe that changed.")
+]
+
+
+@app.callback()
+def _main(
+    _version: Annotated[
+        bool | None,
+        typer.Option("--version", callback=lambda asked: _show_version(asked), is_eager=True),
+    ] = None,
+) -> None:
+    """A mill for preference data: prompts go in, DPO/ORPO rows come out."""
+
+
+def _show_version(asked: bool | None) -> None:
+    if asked:
+        out.print(f"prefmill {version('prefmill')}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Prompts to accept at most.")] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Holds ledger and dataset.")] = Path(
+        "prefmill-data"
+    ),
+    max_failed: Annotated[
+        str, typer.Option(help="Share of failed prompts above which the exit code is 1.")
+    ] = "50%",
+    accept_changes: AcceptChanges = False,
+    database: Database = None,
+    log_format: Logging = LogFormat.text,
+) -> None:
+    """The whole mill on one machine, until the source is done."""
+    from producer.columns import SourceColumns
+    from producer.export import export_dataset
+    from producer.local import LocalRun
+    from producer.progress import Display
+    from workers.ledger import Ledger
+
+    share = _share(max_failed)
+    settings, loaded = _begin(recipe, database, log_format)
+    started = time.monotonic()
+    one = LocalRun(
+        loaded,
+        settings,
+        folder,
+        limit,
+        accept_changes,
+        log_format.value,
+        say=lambda text: err.print(text, markup=False),
+    )
+    counts = one.run(lambda total: Display(err, total))
+    ledger = Ledger(one.database_url)
+    schema = ledger.stored_schema(loaded.name)
+    export_dataset(ledger, loaded.name, SourceColumns.from_text(schema), folder / "dataset")
+    _summary(loaded, counts, ledger, folder, time.monotonic() - started)
+    command = f"prefmill status {recipe or settings.recipe} --database {one.shown_database}"
+    out.print(f"\nstatus:  {command}", markup=False)
+    failed = sum(counts.failed.values())
+    if counts.accepted and failed / counts.accepted > share:
+        err.print(f"prefmill: {failed} of {counts.accepted} prompts failed, over {max_failed}")
+        raise typer.Exit(1)
+
+
+@app.command()
+def init(
+    recipe: RecipeArgument = None, database: Database = None, log_format: Logging = LogFormat.text
+) -> None:
+    """Write a shipped recipe here, to edit."""
+    from workers.recipe import SHIPPED, load, shipped
+
+    settings = _settings(None, database, log_format)
+    name = recipe or settings.recipe
+    if name not in shipped():
+        raise RecipeError(f"recipe {name!r} is not shipped; accepted: {', '.join(shipped())}")
+    target = Path(f"{name}.yaml")
+    if target.exists():
+        raise SettingsError(f"{target} exists already; move it away first")
+    source = load(name).source.file
+    if source is not None:
+        samples = Path(source.relative_to(SHIPPED))
+        if not samples.exists():
+            samples.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, samples)
+            out.print(f"wrote {samples}", markup=False)
+    shutil.copyfile(SHIPPED / f"{name}.yaml", target)
+    out.print(f"wrote {target}: edit it, then `prefmill run {target}`", markup=False)
+
+
+@app.command()
+def enqueue(
+    recipe: RecipeArgument = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for more; never end.")] = False,
+    accept_changes: AcceptChanges = False,
+    database: Database = None,
+    log_format: Logging = LogFormat.text,
+) -> None:
+    """Accept prompts from the source and publish them, never more than the window."""
+    from producer.feed import Feed
+    from workers.app import make_app
+    from workers.ledger import Ledger
+
+    settings, loaded = _begin(recipe, database, log_format)
+    broker_url = settings.require_broker()
+    ledger = Ledger(settings.require_database())
+    ledger.open_run(loaded.name, loaded.hash, loaded.fingerprint(), accept_changes=accept_changes)
+    before = ledger.accepted(loaded.name)
+    feed = Feed(make_app(broker_url), ledger, loaded, follow=follow, on_skip=_show_skip)
+    with _stopped_by_signals(feed.stopping.set) as stopped, _heartbeat(ledger, loaded.name):
+        feed.run()
+    accepted = ledger.accepted(loaded.name)
+    err.print(f"accepted {accepted - before} prompts, {accepted} in all", markup=False)
+    if stopped and not feed.ended:
+        raise typer.Exit(128 + stopped[0])
+
+
+@app.command()
+def worker(
+    queues: Annotated[list[str], typer.Argument(metavar="QUEUE...", show_default=False)],
+    recipe: RecipeOption = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Batches at a time; default: enough for the cap.")
+    ] = None,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds that calls may go on after SIGTERM.")
+    ] = 30.0,
+    database: Database = None,
+    log_format: Logging = LogFormat.text,
+) -> None:
+    """Work on queues: generate.<name>, judge, sink."""
+    from workers import worker as process
+    from workers.messages import queue
+
+    settings, loaded = _begin(recipe, database, log_format)
+    for name in queues:
+        if name not in loaded.queues:
+            raise SettingsError(f"queue {name!r}; accepted: {', '.join(loaded.queues)}")
+    process.open_worker(settings)
+    process.GRACE_S = grace
+    threads = concurrency or sum(_threads(loaded, name) for name in queues)
+    full_names = ",".join(queue(loaded.name, name) for name in queues)
+    options = ["-Q", full_names, "-P", "threads", "-c", str(threads), "-n", f"{queues[0]}@%h"]
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    _celery(["worker", *options, *quiet, "--loglevel", "INFO"], settings)
+
+
+@app.command()
+def beat(
+    recipe: RecipeOption = None, database: Database = None, log_format: Logging = LogFormat.text
+) -> None:
+    """Look for lost work on a timer. One for each run."""
+    from workers import worker as process
+
+    settings, _ = _begin(recipe, database, log_format)
+    process.open_worker(settings)
+    _celery(["beat", "--loglevel", "INFO"], settings)
+
+
+@app.command()
+def status(
+    recipe: RecipeArgument = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again, until Ctrl-C.")] = False,
+    database: Database = None,
+    log_format: Logging = LogFormat.text,
+) -> None:
+    """What became of the prompts: accepted = in flight + paired + rejected + failed."""
+    from producer.status import dumped, table
+    from workers.ledger import Ledger
+
+    settings, loaded = _begin(recipe, database, log_format)
+    ledger = Ledger(settings.require_database(), must_exist=True)
+    while True:
+        counts = ledger.counts(loaded.name)
+        if as_json:
+            sys.stdout.write(dumped(loaded.name, counts) + "\n")
+            sys.stdout.flush()
+        else:
+            if watch and out.is_terminal:
+                out.clear()
+            out.print(table(loaded.name, counts))
+        if not watch:
+            return
+        time.sleep(2.0)
+
+
+@app.command(name="try")
+def try_(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", show_default=False)],
+    recipe: RecipeArgument = None,
+    database: Database = None,
+    log_format: Logging = LogFormat.text,
+) -> None:
+    """Each step of one prompt, printed. Nothing is stored."""
+    from producer.trial import trial
+
+    _, loaded = _begin(recipe, database, log_format)
+    if not prompt.strip():
+        raise SettingsError("PROMPT is empty; accepted: a text that says something")
+    with _local_model(loaded) as ready:
+        for step, value in trial(ready, prompt):
+            out.print(f"[bold]{escape(step)}[/bold]")
+            out.print(_indented(value), markup=False)
+
+
+@app.command()
+def export(
+    recipe: RecipeArgument = None,
+    config: Annotated[Configuration, typer.Option(help="Which rows.")] = Configuration.default,
+    form: Annotated[Form, typer.Option("--format", help="Form of the file.")] = Form.parquet,
+    path: Annotated[Path | None, typer.Option("--out", help="The file to write.")] = None,
+    database: Database = None,
+    log_format: Logging = LogFormat.text,
+) -> None:
+    """Rows of a run into one file."""
+    from producer.columns import SourceColumns
+    from producer.export import export as export_rows
+    from workers.ledger import Ledger
+
+    settings, loaded = _begin(recipe, database, log_format)
+    ledger = Ledger(settings.require_database(), must_exist=True)
+    columns = SourceColumns.from_text(ledger.stored_schema(loaded.name))
+    target = path or Path(f"{loaded.name}-{config.value}.{form.value}")
+    rows = export_rows(ledger, loaded.name, columns, config.value, form.value, target)
+    out.print(f"wrote {rows} rows to {target}", markup=False)
+
+
+@app.command()
+def check(
+    recipe: RecipeArgument = None, database: Database = None, log_format: Logging = LogFormat.text
+) -> None:
+    """Recipe, variables, source, ledger, broker, endpoints, planned calls."""
+    from producer.checks import checks
+
+    settings, loaded = _begin(recipe, database, log_format)
+    well = True
+    for finding in checks(loaded, settings):
+        well = well and finding.well
+        mark = "[green]ok[/green]  " if finding.well else "[red]FAIL[/red]"
+        out.print(f"{mark}  {escape(finding.what):<24} {escape(finding.said)}")
+    if not well:
+        raise typer.Exit(2)
+
+
+# -- shared by the commands --------------------------------------------------------------------
+
+
+def _settings(recipe: str | None, database: str | None, log_format: LogFormat) -> "Settings":
+    """The environment, with what the command line says instead."""
+    from workers.settings import Settings
+
+    logs.configure(log_format.value)
+    for name, value in (("PREFMILL_RECIPE", recipe), ("PREFMILL_DATABASE_URL", database)):
+        if value is not None:
+            os.environ[name] = value
+    return Settings()
+
+
+def _begin(
+    recipe: str | None, database: str | None, log_format: LogFormat
+) -> tuple["Settings", "Recipe"]:
+    from workers.recipe import load
+
+    settings = _settings(recipe, database, log_format)
+    settings.require_database()
+    return settings, load(settings.recipe)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise SettingsError(f"--max-failed {text!r}; accepted: a percentage from 0% to 100%")
+    return share
+
+
+def _threads(recipe: "Recipe", name: str) -> int:
+    """Enough batches to keep a model's slots busy while long calls hold some batches back."""
+    caps = {f"generate.{model.name}": recipe.cap(model) for model in recipe.generators}
+    caps["judge"] = recipe.cap(recipe.judges[0])
+    return -(-3 * caps[name] // recipe.fleet.batch_size) if name in caps else 4
+
+
+def _celery(arguments: list[str], settings: "Settings") -> None:
+    os.environ["PREFMILL_BROKER_URL"] = settings.require_broker()
+    from workers.app import app as celery_app
+
+    celery_app.start(arguments)
+
+
+def _show_skip(row: Any) -> None:
+    err.print(f"skipped {row.where}: {row.reason}: {row.detail}", markup=False)
+
+
+@contextmanager
+def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """Collects the signals that asked to stop; a second one ends the process at once."""
+    seen: list[int] = []
+
+    def handle(number: int, _frame: Any) -> None:
+        seen.append(number)
+        stop()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    yield seen
+
+
+@contextmanager
+def _heartbeat(ledger: "Ledger", run: str) -> Iterator[None]:
+    """A line now and then while prompts are enqueued."""
+    import threading
+
+    done = threading.Event()
+
+    def tell() -> None:
+        while not done.wait(5.0):
+            counts = ledger.counts(run)
+            err.print(
+                f"accepted {counts.accepted}, in flight {counts.in_flight}, "
+                f"finished {counts.finished}",
+                markup=False,
+            )
+
+    threading.Thread(target=tell, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+@contextmanager
+def _local_model(recipe: "Recipe") -> Iterator["Recipe"]:
+    """The recipe with a local model server running, if it asks for one."""
+    import tempfile
+
+    from producer.children import stop
+    from producer.local import with_local_model
+    from producer.model_server import start_model_server
+    from workers.recipe import LOCAL_MODEL_URL
+
+    if all(endpoint.base_url != LOCAL_MODEL_URL for endpoint in recipe.endpoints.values()):
+        yield recipe
+        return
+    with tempfile.TemporaryDirectory(prefix="prefmill-") as folder:
+        err.print("starting the local model server …")
+        model = start_model_server(Path(folder), Path(folder) / "model-server.log")
+        try:
+            yield with_local_model(recipe, model.base_url)
+        finally:
+            stop([model.child], grace_s=5)
+
+
+def _indented(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def _summary(
+    recipe: "Recipe", counts: "Counts", ledger: "Ledger", folder: Path, elapsed_s: float
+) -> None:
+    from producer.status import table
+    from workers.rows import default_row
+
+    out.print(table(recipe.name, counts))
+    out.print(f" time         {elapsed_s:.0f} s", markup=False)
+    judged = next(iter(ledger.pairs(recipe.name, page=1)), None)
+    if judged is None:
+        out.print(f"\nno pairs, so {folder / 'dataset'} holds its README alone", markup=False)
+        return
+    out.print("\none pair:", markup=False)
+    out.print(_indented(default_row(judged.prompt, judged.pair)), markup=False)
+    out.print(f"\ndataset: datasets.load_dataset({str(folder / 'dataset')!r})", markup=False)
+
+
+def main() -> None:
+    """The `prefmill` script."""
+    try:
+        app(standalone_mode=True)
+    except Interrupted as exc:
+        err.print("prefmill: interrupted; run again to go on", markup=False)
+        raise SystemExit(128 + exc.signal) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except ConfigurationError as exc:
+        err.print(f"prefmill: {exc}", markup=False)
+        raise SystemExit(2) from None
+    except PrefmillError as exc:
+        err.print(f"prefmill: {exc}", markup=False)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,302 @@
+"""`prefmill run`: the whole mill on one machine, until the source is done.
+
+Brings a Valkey and a model server of its own where the recipe and the environment name none, starts
+one worker process a queue, feeds the source, and ends what it started, however it ends. What was
+left by an earlier run, killed or not, is picked up: its queues are dropped, its cached answers kept,
+and everything in flight is published at once.
+"""
+
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import yaml
+from celery import Celery
+
+from producer.children import Child, spawn, stop
+from producer.feed import Feed
+from producer.model_server import start_model_server
+from producer.progress import Display, stages
+from producer.sources import BadRow, row_count
+from producer.valkey import start_valkey
+from workers.app import make_app
+from workers.broker import Broker
+from workers.errors import Interrupted, PrefmillError, SettingsError
+from workers.flow import publish
+from workers.ledger import Counts, Ledger
+from workers.recipe import LOCAL_MODEL_URL, Recipe
+from workers.settings import Settings, api_keys
+from workers.tables import shown
+
+log = logging.getLogger(__name__)
+
+#: What a worker may still take to end its calls once it is told to stop, in seconds.
+GRACE_S = 3
+
+#: How often a run looks at itself, in seconds.
+POLL_S = 0.5
+
+#: How often the workers are started again after one died, before the run gives up.
+RESTARTS = 3
+
+#: Bad rows that are shown one by one.
+SHOWN_SKIPS = 10
+
+
+@dataclass
+class LocalRun:
+    """One run in one folder."""
+
+    recipe: Recipe
+    settings: Settings
+    out: Path
+    limit: int | None = None
+    accept_changes: bool = False
+    log_format: str = "text"
+    say: Callable[[str], None] = print
+    _services: list[Child] = field(default_factory=list)
+    _workers: list[Child] = field(default_factory=list)
+    _skips: int = 0
+
+    @property
+    def database_url(self) -> str:
+        """The ledger of this run: the environment's, else the one in the folder."""
+        if "database_url" in self.settings.model_fields_set:
+            return self.settings.require_database()
+        return f"sqlite:///{self.out.resolve() / 'ledger.db'}"
+
+    @property
+    def shown_database(self) -> str:
+        """The ledger's URL without its password."""
+        return shown(self.database_url)
+
+    def run(self, display: Callable[[int | None], Display]) -> Counts:
+        """Run to the source's end; returns the final counts.
+
+        Raises: Interrupted, ConfigurationError before anything was started, PrefmillError.
+        """
+        api_keys(self.recipe)
+        self.out.mkdir(parents=True, exist_ok=True)
+        with _locked(self.out), _signals():
+            try:
+                ledger = Ledger(self.database_url)
+                fingerprint = self.recipe.fingerprint()
+                ledger.open_run(
+                    self.recipe.name,
+                    self.recipe.hash,
+                    fingerprint,
+                    accept_changes=self.accept_changes,
+                )
+                broker_url, recipe = self._start_services()
+                return self._grind(ledger, broker_url, recipe, display)
+            finally:
+                with _deaf():
+                    stop(self._workers, grace_s=GRACE_S + 5)
+                    stop(self._services, grace_s=5)
+
+    # -- services ------------------------------------------------------------------------------
+
+    def _start_services(self) -> tuple[str, Recipe]:
+        """The broker's URL, and the recipe with the local model server's URL filled in."""
+        if self.settings.broker_url is None:
+            valkey = start_valkey(self.out / "valkey")
+            self._services.append(valkey.child)
+            broker_url = valkey.url
+        else:
+            broker_url = self.settings.require_broker()
+        recipe = self.recipe
+        if any(e.base_url == LOCAL_MODEL_URL for e in recipe.endpoints.values()):
+            self.say("starting the local model server …")
+            model = start_model_server(self.out, self.out / "model-server.log")
+            self._services.append(model.child)
+            recipe = with_local_model(recipe, model.base_url)
+        write_recipe(recipe, self.out / "recipe.yaml")
+        return broker_url, recipe
+
+    def _start_workers(self, broker_url: str) -> None:
+        # Tasks import for a second or two; bytecode makes it shorter the next time.
+        env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        env |= {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": self.database_url}
+        prefmill = [sys.executable, "-P", "-m", "producer.cli"]
+        options = ["--recipe", str(self.out / "recipe.yaml"), "--log-format", self.log_format]
+        logs = self.out / "logs"
+        logs.mkdir(exist_ok=True)
+        for queue in self.recipe.queues:
+            command = [*prefmill, "worker", queue, *options, "--grace", str(GRACE_S)]
+            self._workers.append(spawn(command, name=queue, log=logs / f"{queue}.log", env=env))
+        beat = [*prefmill, "beat", *options]
+        self._workers.append(spawn(beat, name="beat", log=logs / "beat.log", env=env))
+
+    # -- the run -------------------------------------------------------------------------------
+
+    def _grind(
+        self,
+        ledger: Ledger,
+        broker_url: str,
+        recipe: Recipe,
+        display: Callable[[int | None], Display],
+    ) -> Counts:
+        app = make_app(broker_url)
+        broker = Broker(broker_url, recipe.name, recipe.queues)
+        self._begin(app, ledger, broker, recipe, broker_url)
+        feed = Feed(app, ledger, recipe, limit=self.limit, on_skip=self._show_skip)
+        feeding = _Feeding(feed)
+        feeding.start()
+        restarts = 0
+        try:
+            with display(self._total()) as shown:
+                while True:
+                    done = not feeding.is_alive()
+                    counts = ledger.counts(recipe.name)
+                    shown.show(
+                        stages(recipe, counts, broker.depths()),
+                        total=counts.accepted if done else None,
+                    )
+                    if done and feeding.error is not None:
+                        raise feeding.error
+                    if done and counts.in_flight == 0:
+                        return counts
+                    if self._someone_died():
+                        restarts += 1
+                        self._restart(restarts)
+                        self._begin(app, ledger, broker, recipe, broker_url)
+                    time.sleep(POLL_S)
+        finally:
+            feed.stopping.set()
+            feeding.join(timeout=10)
+
+    def _begin(
+        self, app: Celery, ledger: Ledger, broker: Broker, recipe: Recipe, broker_url: str
+    ) -> None:
+        """Start from the ledger alone: no old message, everything in flight published anew."""
+        broker.drop()
+        if self.settings.broker_url is None:
+            broker.drop_joins()
+        self._start_workers(broker_url)
+        waiting = ledger.rebatch(recipe.name, recipe.fleet.batch_size)
+        publish(app, ledger, recipe, waiting)
+
+    def _total(self) -> int | None:
+        """The prompts to expect in all, if that can be known cheaply."""
+        rows = row_count(self.recipe.source) if self.recipe.source.hub is None else None
+        limit = self.limit or self.recipe.source.limit
+        known = [number for number in (rows, limit) if number is not None]
+        return min(known) if known else None
+
+    def _someone_died(self) -> bool:
+        for service in self._services:
+            if not service.alive:
+                raise PrefmillError(
+                    f"{service.name} ended with code {service.returncode}; nothing is lost, "
+                    f"run again to go on. The end of {service.log}:\n{service.tail(5)}"
+                )
+        return any(not child.alive for child in self._workers)
+
+    def _restart(self, restarts: int) -> None:
+        """End the workers after one of them died: their messages are published anew."""
+        dead = next(child for child in self._workers if not child.alive)
+        told = f"worker {dead.name} ended with code {dead.returncode}"
+        if restarts > RESTARTS:
+            raise PrefmillError(
+                f"{told}, for the {restarts}th time; nothing is lost, run again to go on. "
+                f"The end of {dead.log}:\n{dead.tail(5)}"
+            )
+        self.say(f"{told} (see {dead.log}); starting the workers again")
+        stop(self._workers, grace_s=GRACE_S + 5)
+        self._workers.clear()
+
+    def _show_skip(self, row: BadRow) -> None:
+        self._skips += 1
+        if self._skips <= SHOWN_SKIPS:
+            self.say(f"skipped {row.where}: {row.reason}: {row.detail}")
+        if self._skips == SHOWN_SKIPS:
+            self.say("further bad rows are counted, not shown")
+
+
+class _Feeding(threading.Thread):
+    """The feed, beside the loop that watches over it."""
+
+    def __init__(self, feed: Feed) -> None:
+        super().__init__(name="feed", daemon=True)
+        self._feed = feed
+        self.error: PrefmillError | None = None
+
+    def run(self) -> None:
+        """Feed; keep the error for the thread that watches."""
+        try:
+            self._feed.run()
+        except PrefmillError as exc:
+            self.error = exc
+        except Exception as exc:
+            log.exception("feed.broken")
+            self.error = PrefmillError(f"the feed broke: {type(exc).__name__}: {exc}")
+
+
+def with_local_model(recipe: Recipe, base_url: str) -> Recipe:
+    """The recipe with the URL of the local model server where it asks for one."""
+    endpoints = {
+        name: endpoint.model_copy(update={"base_url": base_url})
+        if endpoint.base_url == LOCAL_MODEL_URL
+        else endpoint
+        for name, endpoint in recipe.endpoints.items()
+    }
+    return recipe.model_copy(update={"endpoints": endpoints})
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Write what runs, for the workers and for whoever asks later. It holds no key."""
+    data = recipe.model_dump(mode="json", exclude_defaults=True)
+    path.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for one run at a time; the lock goes with the process."""
+    with (folder / "lock").open("w") as lock:
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as exc:
+                # A run that was just killed may take its children along a moment later.
+                if time.monotonic() > deadline:
+                    raise SettingsError(
+                        f"--out {folder}: another run works there; accepted: a folder of its own"
+                    ) from exc
+            time.sleep(0.1)
+        yield
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does."""
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Impatience must not leave orphans: the end of a run is bounded and not interrupted."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    yield

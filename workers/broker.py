@@ -1,0 +1,102 @@
+"""What lies with the broker: which batches still have a message, how deep the queues are.
+
+Reads the lists and the table of unacknowledged messages that Celery's Redis transport keeps:
+
+    <run>.<version>.<queue>    list of messages waiting
+    unacked                    hash: delivery tag -> [message, exchange, routing key], all queues
+    unacked_index              zset: delivery tag by the time it was delivered, all queues
+
+Nothing is counted beside these, so nothing can drift from them.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from workers.errors import BrokerError
+from workers.messages import batch_of, queue
+
+
+class Broker:
+    """A look at one run's messages."""
+
+    def __init__(self, url: str, run: str, queues: Sequence[str]) -> None:
+        """Connect lazily; `url` is in Celery's form, `queues` are short names."""
+        self._prefix = queue(run, "")
+        self._queues = [queue(run, short) for short in queues]
+        self._redis = Redis.from_url(
+            url.replace("redis+socket://", "unix://", 1),
+            socket_timeout=10,
+            socket_connect_timeout=5,
+            decode_responses=True,
+        )
+
+    def ping(self) -> None:
+        """Raises: BrokerError if the broker does not answer."""
+        with _translated():
+            self._redis.ping()
+
+    def batches(self) -> set[str]:
+        """Ids of all batches of which a message waits in a queue or is unacknowledged.
+
+        A message on its way from one to the other is in neither for a moment: look twice.
+        """
+        with _translated():
+            found = set()
+            for name in self._queues:
+                found |= {_batch(json.loads(text)) for text in self._redis.lrange(name, 0, -1)}
+            found |= {_batch(json.loads(text)[0]) for _, text in self._unacknowledged()}
+            return found
+
+    def depths(self) -> dict[str, int]:
+        """Messages waiting or under way, by the queue's short name."""
+        with _translated():
+            depths = Counter({self._short(name): self._redis.llen(name) for name in self._queues})
+            depths.update(self._short(_routing_key(text)) for _, text in self._unacknowledged())
+            return dict(depths)
+
+    def drop(self) -> None:
+        """Delete the run's queues, also of models it no longer has, and its
+        unacknowledged messages; answers in the cache stay."""
+        with _translated():
+            tags = [tag for tag, _ in self._unacknowledged()]
+            if tags:
+                self._redis.hdel("unacked", *tags)
+                self._redis.zrem("unacked_index", *tags)
+            for name in self._redis.scan_iter(f"{self._prefix}*", count=1000, _type="list"):
+                self._redis.unlink(name)
+
+    def drop_joins(self) -> None:
+        """Delete every half-joined chord of the whole broker: for a broker that is ours alone."""
+        with _translated():
+            for name in self._redis.scan_iter("celery-taskset-meta-*", count=1000):
+                self._redis.unlink(name)
+
+    def _unacknowledged(self) -> Iterator[tuple[str, str]]:
+        for tag, text in self._redis.hscan_iter("unacked", count=200):
+            if _routing_key(text).startswith(self._prefix):
+                yield tag, text
+
+    def _short(self, name: str) -> str:
+        return name.removeprefix(self._prefix)
+
+
+def _batch(message: dict[str, dict[str, str]]) -> str:
+    return batch_of(str(message.get("headers", {}).get("id", "")))
+
+
+def _routing_key(text: str) -> str:
+    """The last of [message, exchange, routing key], without reading the message."""
+    return text.rpartition('"')[0].rpartition('"')[2]
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError) as exc:
+        raise BrokerError(f"broker: {exc}") from exc

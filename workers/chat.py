@@ -1,0 +1,217 @@
+"""One chat completion: one attempt, one typed end.
+
+Knows HTTP and the OpenAI-compatible wire form; knows nothing of retries, caches or prompts. Every
+way in which a call can go wrong becomes a `CallFailed` with one of `REASONS`, so that no error can
+ever be taken for text.
+
+    refused connection, DNS, TLS, reset             connection          asked again
+    nothing whole within the deadline               timeout             asked again
+    429                                             rate_limited        asked again, as Retry-After says
+    408, 409, 425, 5xx                              server_error        asked again
+    401, 403                                        unauthorized        final
+    402                                             payment_required    final
+    404                                             not_found           final
+    3xx                                             redirected          final
+    other 4xx                                       bad_request         final
+    200 that is no chat completion                  malformed_reply     asked again
+    200 with null, empty or blank content           empty_reply         asked again
+    finish_reason content_filter                    content_filter      final
+"""
+
+import asyncio
+import email.utils
+import json
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from workers.errors import CallFailed
+
+REASONS = (
+    "connection",
+    "timeout",
+    "rate_limited",
+    "server_error",
+    "unauthorized",
+    "payment_required",
+    "not_found",
+    "redirected",
+    "bad_request",
+    "malformed_reply",
+    "empty_reply",
+    "content_filter",
+)
+
+#: A reply longer than this is not read to its end.
+MAX_REPLY_BYTES = 16 * 1024 * 1024
+
+_BY_STATUS = {401: "unauthorized", 402: "payment_required", 403: "unauthorized", 404: "not_found"}
+_RETRIABLE_STATUS = frozenset({408, 409, 425})
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an endpoint answered: never empty, with what it says it cost in tokens."""
+
+    text: str
+    finish_reason: str | None
+    model: str | None
+    input_tokens: int
+    output_tokens: int
+
+
+class Transport(AiohttpTransport):
+    """httpx-aiohttp's transport with its errors told apart.
+
+    As it comes it calls a refused connection, a failed name look-up and a server that hangs up
+    after the request all `ConnectTimeout`, and lets some of aiohttp's own errors through.
+    """
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request. Raises: httpx.TransportError."""
+        try:
+            return await super().handle_async_request(request)
+        except httpx.TimeoutException as exc:
+            raise _told_apart(exc, exc.__cause__) from exc
+        except aiohttp.ClientError as exc:
+            raise httpx.RemoteProtocolError(str(exc) or type(exc).__name__) from exc
+
+
+def _told_apart(exc: httpx.TimeoutException, cause: BaseException | None) -> httpx.TransportError:
+    if isinstance(cause, aiohttp.ServerTimeoutError):
+        return exc
+    if isinstance(cause, aiohttp.ClientConnectorError):
+        return httpx.ConnectError(str(cause))
+    if isinstance(cause, aiohttp.ClientConnectionError):
+        return httpx.RemoteProtocolError(str(cause) or "server hung up")
+    return exc
+
+
+def open_client(
+    base_url: str, key: str | None, *, connections: int, proxy: str | None = None
+) -> httpx.AsyncClient:
+    """A client for one endpoint: no redirects, no proxy or netrc from the environment."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    transport = Transport(
+        verify=ssl.create_default_context(),
+        trust_env=False,
+        limits=httpx.Limits(max_connections=connections, keepalive_expiry=30),
+        proxy=httpx.Proxy(proxy) if proxy else None,
+    )
+    return httpx.AsyncClient(
+        base_url=base_url + "/",
+        headers=headers,
+        transport=transport,
+        trust_env=False,
+        follow_redirects=False,
+        timeout=None,  # noqa: S113 (one deadline for the whole call instead, in `complete`)
+    )
+
+
+async def complete(
+    client: httpx.AsyncClient, body: Mapping[str, Any], *, timeout_s: float
+) -> Completion:
+    """Ask for one chat completion; `timeout_s` bounds all of it, from connect to last byte.
+
+    Raises: CallFailed.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            status, headers, raw = await _exchange(client, body)
+    except TimeoutError as exc:
+        raise CallFailed("timeout", f"no whole reply in {timeout_s:g} s", retriable=True) from exc
+    except httpx.TransportError as exc:
+        detail = f"{type(exc).__name__}: {exc}".rstrip(": ")
+        raise CallFailed("connection", detail, retriable=True) from exc
+    if status != 200:
+        raise _refused(status, headers, raw)
+    return _read(raw)
+
+
+async def _exchange(
+    client: httpx.AsyncClient, body: Mapping[str, Any]
+) -> tuple[int, httpx.Headers, bytes]:
+    async with client.stream("POST", "chat/completions", json=dict(body)) as response:
+        parts, size = [], 0
+        async for part in response.aiter_bytes():
+            size += len(part)
+            if size > MAX_REPLY_BYTES:
+                raise CallFailed("malformed_reply", f"more than {MAX_REPLY_BYTES} bytes")
+            parts.append(part)
+        return response.status_code, response.headers, b"".join(parts)
+
+
+def _refused(status: int, headers: httpx.Headers, raw: bytes) -> CallFailed:
+    detail = f"HTTP {status} {_message(raw)}".strip()
+    if status == 429:
+        wait = retry_after(headers.get("retry-after"), time.time())
+        return CallFailed("rate_limited", detail, retriable=True, retry_after_s=wait)
+    if status >= 500 or status in _RETRIABLE_STATUS:
+        wait = retry_after(headers.get("retry-after"), time.time())
+        return CallFailed("server_error", detail, retriable=True, retry_after_s=wait)
+    if 300 <= status < 400:
+        return CallFailed("redirected", detail)
+    return CallFailed(_BY_STATUS.get(status, "bad_request"), detail)
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """Seconds that a Retry-After header asks to wait (RFC 9110: seconds or a date), if it does."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now
+        except (ValueError, OverflowError):
+            return None
+    return seconds if 0 <= seconds < float("inf") else None
+
+
+def _message(raw: bytes) -> str:
+    """The first 300 characters of what an endpoint says is wrong, on one line."""
+    text = raw[:4096].decode("utf-8", "replace")
+    try:
+        error = json.loads(raw)["error"]
+        text = error["message"] if isinstance(error, dict) else str(error)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return " ".join(str(text).split())[:300]
+
+
+def _read(raw: bytes) -> Completion:
+    try:
+        data = json.loads(raw)
+        choice = data["choices"][0]
+        text, finish = choice["message"].get("content"), choice.get("finish_reason")
+        usage, model = data.get("usage") or {}, data.get("model")
+        tokens = [usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")]
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as exc:
+        detail = f"no chat completion: {_message(raw)}"
+        raise CallFailed("malformed_reply", detail, retriable=True) from exc
+    if finish == "content_filter":
+        raise CallFailed("content_filter", "the endpoint withheld the reply")
+    if text is not None and not isinstance(text, str):
+        raise CallFailed("malformed_reply", "content is not a string", retriable=True)
+    if not text or not text.strip():
+        raise CallFailed("empty_reply", f"content is {text!r:.40}", retriable=True)
+    return Completion(
+        text=_whole_characters(text),
+        finish_reason=finish if isinstance(finish, str) else None,
+        model=model if isinstance(model, str) else None,
+        input_tokens=tokens[0] if isinstance(tokens[0], int) else 0,
+        output_tokens=tokens[1] if isinstance(tokens[1], int) else 0,
+    )
+
+
+def _whole_characters(text: str) -> str:
+    """The text with halves of surrogate pairs joined, and lone ones replaced by U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,0 +1,460 @@
+"""The ledger: the only memory of a run. Every other store may be wiped at any time.
+
+Each method is one transaction, and running it twice changes nothing the second time. States,
+counts and progress are derived from the prompts' rows, never counted beside them; so at every
+moment accepted = paired + rejected + failed + in_flight.
+"""
+
+import json
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from workers.errors import ConfigurationError, LedgerError
+from workers.records import (
+    FAILED,
+    IN_FLIGHT,
+    PAIRED,
+    REJECTED,
+    Generation,
+    Judgement,
+    Outcome,
+    Pair,
+    Prompt,
+    Usage,
+    canonical_json,
+    generation_from_json,
+    generation_to_json,
+    judgement_from_json,
+    judgement_to_json,
+)
+from workers.tables import calls, first_line, open_database, pairs, prompts, runs, skipped
+
+LOST = "lost"
+CALL_COUNTS = ("ok", "retried", "failed", "cached", "input_tokens", "output_tokens")
+
+#: A detail is for people; longer ones are cut.
+DETAIL_CHARACTERS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A row of the source that is no prompt, by its position."""
+
+    position: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the ledger says about a run; `prefmill status --json` in other words."""
+
+    in_flight: int = 0
+    paired: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    failed: Mapping[str, int] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    rows: int = 0
+    calls: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> int:
+        """Prompts that have an outcome."""
+        return self.paired + sum(self.rejected.values()) + sum(self.failed.values())
+
+    @property
+    def accepted(self) -> int:
+        """Prompts that were ever accepted."""
+        return self.finished + self.in_flight
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A pair with the prompt, generations and judgements that it came from."""
+
+    prompt: Prompt
+    pair: Pair
+    generations: tuple[Generation, ...]
+    judgements: tuple[Judgement, ...]
+
+
+class Ledger:
+    """One database that holds any number of runs."""
+
+    def __init__(self, url: str, *, must_exist: bool = False) -> None:
+        """Open the database and make its tables. Raises: LedgerError."""
+        self._engine = open_database(url, must_exist=must_exist)
+        self._insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self, *, reading: bool = False) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                with connection.execution_options(reading=reading).begin():
+                    yield connection
+        except SQLAlchemyError as exc:
+            raise LedgerError(f"ledger: {first_line(getattr(exc, 'orig', None) or exc)}") from exc
+
+    # -- a run ---------------------------------------------------------------------------------
+
+    def open_run(
+        self, run: str, recipe_hash: str, fingerprint: Any, *, accept_changes: bool = False
+    ) -> None:
+        """Enter a run, or check that it is still the same recipe.
+
+        With `accept_changes` another recipe takes over: what is in flight is published anew.
+        Raises: ConfigurationError, saying what changed and how to go on; LedgerError.
+        """
+        with self._transaction() as connection:
+            known = connection.execute(select(runs).where(runs.c.name == run)).one_or_none()
+            if known is None:
+                entry = {
+                    "name": run,
+                    "hash": recipe_hash,
+                    "fingerprint": canonical_json(fingerprint),
+                    "created_at": time.time(),
+                }
+                connection.execute(self._insert(runs).values(entry).on_conflict_do_nothing())
+            elif known.hash != recipe_hash:
+                if not accept_changes:
+                    raise ConfigurationError(
+                        _changed(run, json.loads(known.fingerprint), fingerprint)
+                    )
+                change = {"hash": recipe_hash, "fingerprint": canonical_json(fingerprint)}
+                connection.execute(update(runs).where(runs.c.name == run).values(change))
+                released = {"batch": None, "published_at": None}
+                connection.execute(update(prompts).where(_waiting(run)).values(released))
+
+    def recipe_hash(self, run: str) -> str | None:
+        """The hash of the recipe that a run goes by now; None for an unknown run."""
+        with self._transaction(reading=True) as connection:
+            return connection.scalar(select(runs.c.hash).where(runs.c.name == run))
+
+    def source_state(self, run: str, source: str) -> tuple[dict[str, Any] | None, str | None]:
+        """Where to go on in a source, and the run's source columns as text; None each if new."""
+        with self._transaction(reading=True) as connection:
+            row = connection.execute(
+                select(runs.c.source_position, runs.c.source_schema).where(runs.c.name == run)
+            ).one_or_none()
+        if row is None:
+            return None, None
+        return json.loads(row.source_position).get(source), row.source_schema
+
+    def stored_schema(self, run: str) -> str | None:
+        """The run's source columns as text; None while nothing was accepted."""
+        with self._transaction(reading=True) as connection:
+            return connection.scalar(select(runs.c.source_schema).where(runs.c.name == run))
+
+    # -- prompts in ----------------------------------------------------------------------------
+
+    def accept(
+        self,
+        run: str,
+        accepted: Mapping[str, Prompt],
+        skips: Iterable[Skip],
+        *,
+        source: str,
+        position: Mapping[str, Any] | None,
+        schema: str | None,
+        batch_size: int,
+    ) -> list[str]:
+        """Enter prompts by key, in batches, with the place in the source that they end at.
+
+        Prompts that the run already has are left alone. Returns the ids of the new batches, which
+        are not published yet.
+        """
+        now, ids = time.time(), [uuid.uuid4().hex for _ in range(-(-len(accepted) // batch_size))]
+        entries = [
+            {
+                "run": run,
+                "key": key,
+                "input": canonical_json(asdict(prompt)),
+                "state": IN_FLIGHT,
+                "attempt": 0,
+                "begun": False,
+                "batch": ids[number // batch_size],
+                "accepted_at": now,
+            }
+            for number, (key, prompt) in enumerate(accepted.items())
+        ]
+        with self._transaction() as connection:
+            new: list[str] = []
+            if entries:
+                insert = self._insert(prompts).values(entries).on_conflict_do_nothing()
+                new = list(connection.scalars(insert.returning(prompts.c.batch)))
+            self._note_skips(connection, run, skips)
+            _note_position(connection, run, source, position, schema)
+        return [batch for batch in ids if batch in set(new)]
+
+    def _note_skips(self, connection: Connection, run: str, skips: Iterable[Skip]) -> None:
+        for skip in skips:
+            entry = {"run": run, **asdict(skip), "position": skip.position[-512:]}
+            connection.execute(self._insert(skipped).values(entry).on_conflict_do_nothing())
+
+    def published(self, run: str, batches: Sequence[str]) -> None:
+        """Note that the batches' messages are with the broker."""
+        with self._transaction() as connection:
+            connection.execute(
+                update(prompts)
+                .where(prompts.c.run == run, prompts.c.batch.in_(batches))
+                .values(published_at=time.time())
+            )
+
+    def rebatch_unpublished(self, run: str, batch_size: int) -> list[str]:
+        """Put prompts whose message may never have left into fresh batches."""
+        with self._transaction(reading=True) as connection:
+            query = select(prompts.c.key).where(_waiting(run), prompts.c.published_at.is_(None))
+            keys = list(connection.scalars(query))
+        return self.rebatch(run, batch_size, keys) if keys else []
+
+    def rebatch(self, run: str, batch_size: int, keys: Sequence[str] | None = None) -> list[str]:
+        """Put prompts in flight (these, or all) into fresh batches; returns the batches' ids.
+
+        Every older message of theirs is stale from now on.
+        """
+        wanted = _waiting(run) if keys is None else and_(_waiting(run), prompts.c.key.in_(keys))
+        ids = []
+        with self._transaction() as connection:
+            query = select(prompts.c.key).where(wanted).order_by(prompts.c.accepted_at)
+            waiting = list(connection.scalars(query))
+            for start in range(0, len(waiting), batch_size):
+                ids.append(uuid.uuid4().hex)
+                connection.execute(
+                    update(prompts)
+                    .where(_waiting(run), prompts.c.key.in_(waiting[start : start + batch_size]))
+                    .values(batch=ids[-1], begun=False, published_at=None)
+                )
+        return ids
+
+    # -- work ----------------------------------------------------------------------------------
+
+    def begin(self, run: str, batch: str, *, attempt: bool = False) -> dict[str, Prompt]:
+        """The prompts of a batch that still want work, by key; none if the batch is stale.
+
+        With `attempt` this is where work begins: it counts once for each publication.
+        """
+        mine = and_(_waiting(run), prompts.c.batch == batch)
+        with self._transaction(reading=not attempt) as connection:
+            if attempt:
+                started = {"begun": True, "attempt": prompts.c.attempt + 1}
+                connection.execute(
+                    update(prompts).where(mine, prompts.c.begun.is_(False)).values(started)
+                )
+            found = connection.execute(select(prompts.c.key, prompts.c.input).where(mine)).all()
+        return {row.key: _prompt(row.input) for row in found}
+
+    def commit(self, run: str, batch: str, outcomes: Sequence[Outcome]) -> int:
+        """Enter outcomes, their pairs and what their calls cost; returns how many were new.
+
+        A prompt that has an outcome keeps it, and so does one that was published again since: its
+        newer batch decides.
+        """
+        with self._transaction() as connection:
+            new = [outcome for outcome in outcomes if _finish(connection, run, batch, outcome)]
+            for outcome in new:
+                self._enter_pairs(connection, run, outcome)
+            self._enter_calls(connection, run, new)
+        return len(new)
+
+    def _enter_pairs(self, connection: Connection, run: str, outcome: Outcome) -> None:
+        entries = [
+            {"run": run, "key": outcome.key, "index": index, "row": canonical_json(asdict(pair))}
+            for index, pair in enumerate(outcome.pairs)
+        ]
+        if entries:
+            connection.execute(self._insert(pairs).values(entries).on_conflict_do_nothing())
+
+    def _enter_calls(self, connection: Connection, run: str, outcomes: Iterable[Outcome]) -> None:
+        for name, counts in sorted(sum_calls(outcomes).items()):
+            insert = self._insert(calls).values({"run": run, "name": name, **counts})
+            grown = {count: calls.c[count] + insert.excluded[count] for count in CALL_COUNTS}
+            connection.execute(
+                insert.on_conflict_do_update(index_elements=["run", "name"], set_=grown)
+            )
+
+    # -- looking after what is in flight -------------------------------------------------------
+
+    def overdue(self, run: str, before: float) -> dict[str, list[str]]:
+        """Keys in flight by batch, of batches published (or accepted) before that time."""
+        since = func.coalesce(prompts.c.published_at, prompts.c.accepted_at)
+        query = select(prompts.c.key, prompts.c.batch).where(_waiting(run), since < before)
+        found: dict[str, list[str]] = defaultdict(list)
+        with self._transaction(reading=True) as connection:
+            for row in connection.execute(query.order_by(prompts.c.accepted_at)):
+                found[row.batch or ""].append(row.key)
+        return dict(found)
+
+    def give_up(self, run: str, keys: Sequence[str], max_attempts: int) -> int:
+        """Fail those prompts in flight whose work began `max_attempts` times; returns how many."""
+        with self._transaction() as connection:
+            result = connection.execute(
+                update(prompts)
+                .where(_waiting(run), prompts.c.key.in_(keys), prompts.c.attempt >= max_attempts)
+                .values(
+                    state=FAILED,
+                    reason=LOST,
+                    detail=f"work began {max_attempts} times and never arrived at the sink",
+                    finished_at=time.time(),
+                )
+            )
+        return int(result.rowcount)
+
+    def batch_sizes(self, run: str) -> dict[str, int]:
+        """Prompts in flight by batch."""
+        query = select(prompts.c.batch, func.count()).where(_waiting(run)).group_by(prompts.c.batch)
+        with self._transaction(reading=True) as connection:
+            return {batch or "": count for batch, count in connection.execute(query).tuples()}
+
+    # -- what people ask -----------------------------------------------------------------------
+
+    def in_flight(self, run: str) -> int:
+        """How many prompts are in flight."""
+        with self._transaction(reading=True) as connection:
+            return connection.scalar(select(func.count()).where(_waiting(run))) or 0
+
+    def accepted(self, run: str) -> int:
+        """How many prompts the run ever accepted."""
+        with self._transaction(reading=True) as connection:
+            return connection.scalar(select(func.count()).where(prompts.c.run == run)) or 0
+
+    def counts(self, run: str) -> Counts:
+        """All counts of a run, of one moment."""
+        by_state = select(prompts.c.state, prompts.c.reason, func.count()).where(
+            prompts.c.run == run
+        )
+        by_skip = select(skipped.c.reason, func.count()).where(skipped.c.run == run)
+        with self._transaction(reading=True) as connection:
+            states = connection.execute(by_state.group_by(prompts.c.state, prompts.c.reason)).all()
+            skips = connection.execute(by_skip.group_by(skipped.c.reason)).all()
+            rows = connection.scalar(select(func.count()).where(pairs.c.run == run)) or 0
+            spent = connection.execute(select(calls).where(calls.c.run == run)).mappings().all()
+        reasons: dict[str, dict[str, int]] = defaultdict(dict)
+        for state, reason, number in states:
+            reasons[state][reason or ""] = number
+        return Counts(
+            in_flight=sum(reasons[IN_FLIGHT].values()),
+            paired=sum(reasons[PAIRED].values()),
+            rejected=reasons[REJECTED],
+            failed=reasons[FAILED],
+            skipped={reason: number for reason, number in skips},
+            rows=rows,
+            calls={row["name"]: {count: row[count] for count in CALL_COUNTS} for row in spent},
+        )
+
+    def skips(self, run: str, limit: int) -> list[Skip]:
+        """Some of the rows that were no prompts."""
+        query = select(skipped).where(skipped.c.run == run).limit(limit)
+        with self._transaction(reading=True) as connection:
+            found = connection.execute(query).all()
+        return [Skip(row.position, row.reason, row.detail or "") for row in found]
+
+    def pairs(self, run: str, *, page: int = 500) -> Iterator[Judged]:
+        """Every pair of a run in the order of their sequence, read page by page."""
+        joined = pairs.join(
+            prompts, and_(prompts.c.run == pairs.c.run, prompts.c.key == pairs.c.key)
+        )
+        wanted = (prompts.c.input, prompts.c.generations, prompts.c.judgements)
+        query = select(pairs.c.sequence, pairs.c.row, *wanted).select_from(joined)
+        query = query.where(pairs.c.run == run).order_by(pairs.c.sequence).limit(page)
+        after = 0
+        while True:
+            with self._transaction(reading=True) as connection:
+                found = connection.execute(query.where(pairs.c.sequence > after)).all()
+            for row in found:
+                yield _judged(row)
+            if len(found) < page:
+                return
+            after = found[-1].sequence
+
+
+def sum_calls(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
+    """What the calls behind some outcomes cost, by generator's or judge's name.
+
+    `ok` counts calls with a usable answer, `failed` those without; `cached` are the answers among them
+    that were found in the cache when they were needed (paid once and counted once), `retried` the
+    attempts after the first.
+    """
+    total: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(CALL_COUNTS, 0))
+    for outcome in outcomes:
+        for generation in outcome.generations:
+            _add(total[generation.generator], generation.usage, generation.usable)
+        for judgement in outcome.judgements:
+            _add(total[judgement.judge], judgement.usage, judgement.reason is None)
+    return dict(total)
+
+
+def _add(counts: dict[str, int], usage: Usage, usable: bool) -> None:
+    counts["ok" if usable else "failed"] += 1
+    counts["retried"] += usage.retries
+    counts["cached"] += usage.cached
+    counts["input_tokens"] += usage.input_tokens
+    counts["output_tokens"] += usage.output_tokens
+
+
+def _waiting(run: str) -> Any:
+    return and_(prompts.c.run == run, prompts.c.state == IN_FLIGHT)
+
+
+def _finish(connection: Connection, run: str, batch: str, outcome: Outcome) -> bool:
+    """Whether this outcome is the prompt's first."""
+    result = connection.execute(
+        update(prompts)
+        .where(_waiting(run), prompts.c.key == outcome.key, prompts.c.batch == batch)
+        .values(
+            state=outcome.state,
+            reason=outcome.reason,
+            detail=outcome.detail.replace("\0", "")[:DETAIL_CHARACTERS] or None,
+            finished_at=time.time(),
+            generations=canonical_json([generation_to_json(g) for g in outcome.generations]),
+            judgements=canonical_json([judgement_to_json(j) for j in outcome.judgements]),
+        )
+    )
+    return bool(result.rowcount)
+
+
+def _note_position(
+    connection: Connection,
+    run: str,
+    source: str,
+    position: Mapping[str, Any] | None,
+    schema: str | None,
+) -> None:
+    known = connection.scalar(select(runs.c.source_position).where(runs.c.name == run))
+    positions = {**json.loads(known or "{}"), source: position}
+    change = {"source_position": canonical_json(positions), "source_schema": schema}
+    connection.execute(update(runs).where(runs.c.name == run).values(change))
+
+
+def _prompt(text: str) -> Prompt:
+    return Prompt(**json.loads(text))
+
+
+def _judged(row: Any) -> Judged:
+    return Judged(
+        prompt=_prompt(row.input),
+        pair=Pair(**json.loads(row.row)),
+        generations=tuple(generation_from_json(data) for data in json.loads(row.generations)),
+        judgements=tuple(judgement_from_json(data) for data in json.loads(row.judgements)),
+    )
+
+
+def _changed(run: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return (
+        f"run {run!r} was made with another recipe: {', '.join(keys)} changed. "
+        "Give the recipe another name, or go on with --accept-changes "
+        "(what is in flight is then published anew)"
+    )

@@ -1,0 +1,372 @@
+"""The Recipe: what to generate, with which models, judged how, from which source.
+
+YAML enters here and nowhere else; after `load` every value is typed, frozen and checked. A recipe
+never holds a key, only the name of the variable that does. It knows nothing of brokers, databases
+or tokens: those are Settings. `${VAR}` is not expanded.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
+
+from workers.errors import RecipeError
+from workers.judging import template_hash
+from workers.records import canonical_json, sha256
+
+#: `base_url` of the small model that `prefmill run` and `prefmill try` serve on this machine.
+LOCAL_MODEL_URL = "local:smollm2-135m-instruct"
+
+#: Recipes that come with prefmill, by name.
+SHIPPED = Path(__file__).parent / "recipes"
+
+#: Request fields that prefmill itself sets; a recipe's `parameters` may not.
+OWN_PARAMETERS = frozenset({"model", "messages", "stream", "n", "response_format"})
+
+#: Keys whose value may be a secret written in the wrong place: never echoed.
+UNSPOKEN = frozenset({"api_key_env", "base_url", "proxy"})
+
+_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+
+
+def _slug(value: str) -> str:
+    if not _SLUG.fullmatch(value):
+        raise ValueError("1 to 64 of a-z, 0-9 and -, not at either end -")
+    return value
+
+
+def _variable(value: str) -> str:
+    if not _VARIABLE.fullmatch(value):
+        raise ValueError("the name of an environment variable, never the key itself")
+    return value
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("an http:// or https:// URL")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("a URL without credentials, query or fragment (keys: api_key_env)")
+    return value.rstrip("/")
+
+
+def _base_url(value: str) -> str:
+    if value == LOCAL_MODEL_URL:
+        return value
+    try:
+        return _http_url(value)
+    except ValueError as exc:
+        raise ValueError(f"{exc}, or {LOCAL_MODEL_URL}") from None
+
+
+def _parameters(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    taken = sorted(OWN_PARAMETERS & value.keys())
+    if taken:
+        raise ValueError(f"request fields other than {', '.join(sorted(OWN_PARAMETERS))}")
+    return value
+
+
+def _whole(value: object) -> object:
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Slug = Annotated[str, AfterValidator(_slug)]
+Seconds = Annotated[float, BeforeValidator(_whole), Field(gt=0)]
+Slots = Annotated[int, Field(ge=1, le=10_000)]
+Parameters = Annotated[dict[str, JsonValue], AfterValidator(_parameters)]
+
+
+class Section(BaseModel):
+    """A mapping of the recipe: unknown keys refused, nothing coerced, never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Columns(Section):
+    """Ours: theirs."""
+
+    instruction: str = Field(default="instruction", min_length=1)
+
+
+class Source(Section):
+    """Where prompts come from: exactly one of `hub`, `file` and `stdin`."""
+
+    hub: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")] | None = None
+    file: Annotated[Path, Field(strict=False)] | None = None
+    stdin: bool = False
+    split: str = "train"
+    config: str | None = None
+    revision: str | None = None
+    streaming: bool = True
+    poll: Seconds = 300.0
+    limit: Annotated[int, Field(ge=1)] | None = None
+    columns: Columns = Columns()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Source":
+        if [self.hub is not None, self.file is not None, self.stdin].count(True) != 1:
+            raise ValueError("exactly one of hub, file and stdin")
+        return self
+
+
+class Endpoint(Section):
+    """An OpenAI-compatible server. `timeout` is for one call, all of it, in seconds."""
+
+    base_url: Annotated[str, AfterValidator(_base_url)]
+    api_key_env: Annotated[str, AfterValidator(_variable)] | None = None
+    max_concurrency: Slots = 64
+    timeout: Annotated[Seconds, Field(le=900)] = 120.0
+    proxy: Annotated[str, AfterValidator(_http_url)] | None = None
+
+
+class Generator(Section):
+    """A model that answers prompts."""
+
+    name: Slug
+    endpoint: str
+    model: str = Field(min_length=1)
+    parameters: Parameters = {}
+    truncated: Literal["fail", "keep"] = "fail"
+    max_concurrency: Slots | None = None
+
+
+class Judge(Section):
+    """A model that rates generations."""
+
+    name: Slug
+    endpoint: str
+    model: str = Field(min_length=1)
+    aspects: Annotated[list[Literal["overall-rating"]], Field(min_length=1, max_length=1)] = [
+        "overall-rating"
+    ]
+    structured: Literal["auto", "schema", "text"] = "auto"
+    parameters: Parameters = {}
+    max_concurrency: Slots | None = None
+
+
+class Judging(Section):
+    """How judges are shown the generations."""
+
+    order: Literal["as-given", "shuffled"] = "shuffled"
+
+
+class Pairs(Section):
+    """How judged generations become pairs."""
+
+    strategy: Literal["max-min"] = "max-min"
+    min_margin: Annotated[float, BeforeValidator(_whole), Field(ge=0, le=4)] = 0.0
+
+
+class Fleet(Section):
+    """How prompts travel. `window` counts prompts, `deadline` is in seconds."""
+
+    batch_size: Annotated[int, Field(ge=1, le=256)] = 8
+    window: Annotated[int, Field(ge=1, le=1_000_000)] = 2048
+    deadline: Seconds = 1800.0
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+
+
+class Recipe(Section):
+    """A whole recipe. `name` is the run's name everywhere."""
+
+    name: Slug
+    seed: int = 0
+    source: Source
+    endpoints: dict[Slug, Endpoint] = Field(min_length=1)
+    generators: list[Generator] = Field(min_length=2)
+    judges: list[Judge] = Field(min_length=1, max_length=1)
+    judging: Judging = Judging()
+    pairs: Pairs = Pairs()
+    fleet: Fleet = Fleet()
+
+    @property
+    def models(self) -> tuple[Generator | Judge, ...]:
+        """Generators, then judges."""
+        return (*self.generators, *self.judges)
+
+    def generator(self, name: str) -> Generator:
+        """The generator of that name. Raises: KeyError."""
+        return {generator.name: generator for generator in self.generators}[name]
+
+    @property
+    def queues(self) -> list[str]:
+        """Short names of the queues that this recipe's work passes through."""
+        return [*(f"generate.{generator.name}" for generator in self.generators), "judge", "sink"]
+
+    def cap(self, model: Generator | Judge) -> int:
+        """Calls in flight that a model may have: its own limit, else its endpoint's share."""
+        endpoint = self.endpoints[model.endpoint]
+        sharers = sum(other.endpoint == model.endpoint for other in self.models)
+        share = max(1, endpoint.max_concurrency // sharers)
+        return min(model.max_concurrency or share, endpoint.max_concurrency)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What makes rows comparable, in JSON: never limits, URLs, pairs, fleet, destinations.
+
+        Values at their default are left out, so that a key added later changes no hash.
+        """
+        travelling = {"endpoint", "max_concurrency"}
+        return {
+            "seed": self.seed,
+            "generators": [
+                model.model_dump(mode="json", exclude=travelling, exclude_defaults=True)
+                for model in self.generators
+            ],
+            "judges": [
+                model.model_dump(mode="json", exclude=travelling, exclude_defaults=True)
+                for model in self.judges
+            ],
+            "judging": self.judging.model_dump(mode="json", exclude_defaults=True),
+            "templates": template_hash(),
+            "columns": self.source.columns.model_dump(mode="json"),
+        }
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex) of the fingerprint."""
+        return sha256(canonical_json(self.fingerprint()))
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> "Recipe":
+        for name, times in Counter(model.name for model in self.models).items():
+            if times > 1:
+                raise ValueError(
+                    f"a name of its own for each generator and judge, not twice {name!r}"
+                )
+        for model in self.models:
+            if model.endpoint not in self.endpoints:
+                known = ", ".join(self.endpoints)
+                raise ValueError(
+                    f"endpoint of {model.name!r}: {model.endpoint!r}; accepted: {known}"
+                )
+        if self.fleet.window < self.fleet.batch_size:
+            raise ValueError("fleet.window of at least fleet.batch_size")
+        return self
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses the same key twice instead of keeping the last."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    for key, times in Counter(map(str, keys)).items():
+        if times > 1:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} twice", node.start_mark
+            )
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with prefmill."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def find(name: str) -> Path:
+    """The file of a recipe, given its path or the name of a shipped one. Raises: RecipeError."""
+    if name in shipped():
+        return SHIPPED / f"{name}.yaml"
+    path = Path(name)
+    if not path.is_file():
+        raise RecipeError(f"recipe {name!r}: no such file; shipped recipes: {', '.join(shipped())}")
+    return path
+
+
+def load(name: str) -> Recipe:
+    """Read a recipe, given its path or the name of a shipped one.
+
+    A relative `source.file` counts from the recipe's own folder.
+    Raises: RecipeError, in one line, naming the key, the value and what is accepted.
+    """
+    path = find(name)
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except (OSError, UnicodeDecodeError, RecursionError) as exc:
+        raise RecipeError(f"{path}: cannot be read: {exc}") from exc
+    except yaml.YAMLError as exc:
+        raise RecipeError(f"{path}: not YAML: {' '.join(str(exc).split())}") from exc
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: a {type(data).__name__}; accepted: a mapping that has a name")
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as exc:
+        raise RecipeError(f"{path}: {explain(exc)}") from None
+    return _at(recipe, path.resolve().parent)
+
+
+def _at(recipe: Recipe, folder: Path) -> Recipe:
+    if recipe.source.file is None:
+        return recipe
+    source = recipe.source.model_copy(update={"file": folder / recipe.source.file.expanduser()})
+    return recipe.model_copy(update={"source": source})
+
+
+def explain(error: ValidationError) -> str:
+    """One line for the first of a recipe's errors: key, value, what is accepted; how many more."""
+    first, *others = error.errors()
+    key = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in _key(first["loc"])
+    ).lstrip(".")
+    line = f"{key}: {_problem(first)}" if key else _problem(first)
+    return f"{line} (and {len(others)} more)" if others else line
+
+
+def _key(loc: tuple[int | str, ...]) -> Iterator[int | str]:
+    """The path of a key, without the steps that are pydantic's own, such as union members."""
+    return (part for part in loc if isinstance(part, int) or re.fullmatch(r"[\w.-]+", part))
+
+
+def _problem(error: Any) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "missing":
+        return "missing, and required"
+    if kind == "extra_forbidden":
+        return f"unknown key; accepted: {', '.join(_accepted_keys(error['loc']))}"
+    if kind == "value_error":
+        accepted = str(context["error"])
+    else:
+        accepted = re.sub(r"^(Input should be|.* should have|.* should be) ", "", error["msg"])
+    hidden = any(part in UNSPOKEN for part in error["loc"])
+    if hidden or (isinstance(error["input"], (dict, list, BaseModel)) and kind == "value_error"):
+        return f"accepted: {accepted}"
+    return f"{_shown(error['input'])}; accepted: {accepted}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _accepted_keys(loc: tuple[int | str, ...]) -> list[str]:
+    """The keys of the section that holds an unknown key."""
+    sections: Mapping[str, type[Section]] = {
+        "source": Source,
+        "columns": Columns,
+        "endpoints": Endpoint,
+        "generators": Generator,
+        "judges": Judge,
+        "judging": Judging,
+        "pairs": Pairs,
+        "fleet": Fleet,
+    }
+    holders = [sections[part] for part in loc[:-1] if isinstance(part, str) and part in sections]
+    return list((holders[-1] if holders else Recipe).model_fields)

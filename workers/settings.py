@@ -1,0 +1,83 @@
+"""The Settings: broker, database, tokens, from the environment and nowhere else.
+
+What differs between two machines that run the same recipe belongs here. Values that may hold a
+password are masked in every repr.
+"""
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from workers.errors import SettingsError
+from workers.recipe import Endpoint, Recipe
+
+BROKER_SCHEMES = ("redis", "rediss", "redis+socket")
+DATABASE_SCHEMES = ("sqlite", "postgresql+psycopg")
+DEFAULT_DATABASE = "sqlite:///prefmill-data/ledger.db"
+
+
+class Settings(BaseSettings):
+    """What prefmill reads from the environment, under the prefix PREFMILL_."""
+
+    model_config = SettingsConfigDict(env_prefix="PREFMILL_", frozen=True, extra="ignore")
+
+    broker_url: SecretStr | None = None
+    database_url: SecretStr = SecretStr(DEFAULT_DATABASE)
+    recipe: str = Field(default="local", min_length=1)
+
+    def require_broker(self) -> str:
+        """The broker's URL. Raises: SettingsError if it is not set or of a kind we cannot use."""
+        if self.broker_url is None or not self.broker_url.get_secret_value():
+            raise SettingsError(
+                "PREFMILL_BROKER_URL is not set; accepted: a Redis or Valkey URL such as "
+                "redis://localhost:6379/0 (only `prefmill run` starts a broker of its own)"
+            )
+        url = self.broker_url.get_secret_value()
+        if urlsplit(url).scheme not in BROKER_SCHEMES:
+            raise SettingsError(
+                f"PREFMILL_BROKER_URL has the scheme {urlsplit(url).scheme!r}; "
+                f"accepted: {', '.join(BROKER_SCHEMES)}"
+            )
+        return url
+
+    def require_database(self) -> str:
+        """The database's URL. Raises: SettingsError if it is of a kind we cannot use."""
+        url = self.database_url.get_secret_value()
+        if urlsplit(url).scheme not in DATABASE_SCHEMES:
+            raise SettingsError(
+                f"PREFMILL_DATABASE_URL has the scheme {urlsplit(url).scheme!r}; "
+                f"accepted: {', '.join(DATABASE_SCHEMES)}"
+            )
+        return url
+
+
+def sqlite_path(database_url: str) -> Path | None:
+    """The file of an SQLite URL; None for another database or for one in memory."""
+    prefix = "sqlite:///"
+    if not database_url.startswith(prefix) or database_url == prefix:
+        return None
+    return Path(database_url.removeprefix(prefix))
+
+
+def api_key(name: str, endpoint: Endpoint) -> str | None:
+    """The key that calls to an endpoint carry. Raises: SettingsError if its variable is not set."""
+    if endpoint.api_key_env is None:
+        return None
+    key = os.environ.get(endpoint.api_key_env, "").strip()
+    if not key:
+        raise SettingsError(
+            f"{endpoint.api_key_env} is not set; endpoint {name!r} (endpoints.{name}.api_key_env) "
+            "takes its key from there; accepted: a key, or api_key_env: null for none"
+        )
+    return key
+
+
+def api_keys(recipe: Recipe) -> dict[str, str | None]:
+    """The key of every endpoint that a model of the recipe uses. Raises: SettingsError."""
+    used = {model.endpoint for model in recipe.models}
+    return {
+        name: api_key(name, endpoint) for name, endpoint in recipe.endpoints.items() if name in used
+    }

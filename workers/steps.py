@@ -1,0 +1,200 @@
+"""What happens to the prompts of one batch: generate, judge, conclude.
+
+A batch is transport, never a unit of failure: each prompt is asked, retried, judged and concluded by
+itself, and what goes wrong with it becomes data with a reason. Knows no Celery and no database.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from workers.cache import Answer
+from workers.calls import Answered, CallEnded, Calls
+from workers.errors import InvalidJudgement
+from workers.grouping import usable, why_unusable
+from workers.judging import judge_prompt, parse_reply, presentation_order, response_format
+from workers.pairing import make_pairs, worth_judging
+from workers.recipe import Generator, Judge, Recipe
+from workers.records import (
+    FAILED,
+    PAIRED,
+    REJECTED,
+    Generation,
+    Judgement,
+    Outcome,
+    Prompt,
+    Rejected,
+)
+from workers.rows import aggregated
+
+TOO_FEW = "too_few_generations"
+UNPARSABLE = "unparsable_judgement"
+TRUNCATED = "truncated"
+
+
+async def generate(
+    calls: Calls, generator: Generator, prompts: Mapping[str, Prompt]
+) -> dict[str, Generation]:
+    """One generation for each prompt, by key; a call that failed is a generation with a reason.
+
+    Raises: BrokerError if the cache of answers cannot be read or written.
+    """
+    known = await calls.cache.recall(list(prompts))
+    done = await _all(
+        _generation(calls, generator, key, prompt, known[key]) for key, prompt in prompts.items()
+    )
+    return dict(zip(prompts, done, strict=True))
+
+
+async def _generation(
+    calls: Calls, generator: Generator, key: str, prompt: Prompt, known: Mapping[str, Answer]
+) -> Generation:
+    request = {"messages": [{"role": "user", "content": prompt.instruction}]}
+    try:
+        answered = await calls.ask(generator, request, key=key, known=known)
+    except CallEnded as exc:
+        return Generation(
+            generator.name, generator.model, reason=exc.reason, detail=exc.detail, usage=exc.usage
+        )
+    completion = answered.completion
+    cut = completion.finish_reason == "length" and generator.truncated == "fail"
+    return Generation(
+        generator.name,
+        generator.model,
+        text=None if cut else completion.text,
+        reason=TRUNCATED if cut else None,
+        detail=f"cut off after {completion.output_tokens} tokens" if cut else "",
+        finish_reason=completion.finish_reason,
+        reported_model=completion.model,
+        usage=answered.usage,
+    )
+
+
+async def judge(
+    calls: Calls,
+    recipe: Recipe,
+    prompts: Mapping[str, Prompt],
+    generations: Mapping[str, Sequence[Generation]],
+) -> dict[str, list[Judgement]]:
+    """The judgements of each prompt that has something to compare, by key.
+
+    Raises: BrokerError if the cache of answers cannot be read or written.
+    """
+    keys = [
+        key for key in generations if key in prompts and worth_judging(usable(generations[key]))
+    ]
+    known = await calls.cache.recall(keys)
+    done = await _all(
+        _judgement(calls, recipe, key, prompts[key], usable(generations[key]), known[key])
+        for key in keys
+    )
+    return {key: [judgement] for key, judgement in zip(keys, done, strict=True)}
+
+
+async def _judgement(
+    calls: Calls,
+    recipe: Recipe,
+    key: str,
+    prompt: Prompt,
+    generations: Sequence[Generation],
+    known: Mapping[str, Answer],
+) -> Judgement:
+    asked, aspect = recipe.judges[0], recipe.judges[0].aspects[0]
+    order = presentation_order(recipe.seed, key, len(generations), recipe.judging.order)
+    shown = [""] * len(order)
+    for generation, position in zip(generations, order, strict=True):
+        shown[position] = generation.text or ""
+    try:
+        answered = await ask_judge(
+            calls, recipe, asked, aspect, prompt.instruction, shown, key=key, known=known
+        )
+    except CallEnded as exc:
+        reason = f"judge_{exc.reason}"
+        return Judgement(
+            asked.name, asked.model, aspect, (), order, reason, exc.detail, None, exc.usage
+        )
+    completion = answered.completion
+    facts: dict[str, Any] = {"reported_model": completion.model, "usage": answered.usage}
+    try:
+        if completion.finish_reason == "length":
+            raise InvalidJudgement(f"cut off after {completion.output_tokens} tokens")
+        ratings = parse_reply(completion.text, len(order), aspect)
+    except InvalidJudgement as exc:
+        return Judgement(asked.name, asked.model, aspect, (), order, UNPARSABLE, str(exc), **facts)
+    own_order = tuple(ratings[position] for position in order)
+    return Judgement(asked.name, asked.model, aspect, own_order, order, **facts)
+
+
+async def ask_judge(
+    calls: Calls,
+    recipe: Recipe,
+    asked: Judge,
+    aspect: str,
+    instruction: str,
+    shown: Sequence[str],
+    *,
+    key: str,
+    known: Mapping[str, Answer],
+) -> Answered:
+    """A judge's reply, held to a schema where the endpoint can.
+
+    With `structured: auto` an endpoint that refuses the request is asked again for plain text, and
+    from then on by this process for plain text alone. Raises: CallEnded, BrokerError.
+    """
+
+    async def _ask(structured: bool) -> Answered:
+        prompt = judge_prompt(
+            aspect, instruction, shown, seed=recipe.seed, key=key, structured=structured
+        )
+        request: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
+        if structured:
+            request["response_format"] = response_format(len(shown))
+        return await calls.ask(asked, request, key=key, known=known)
+
+    if asked.structured == "text" or asked.name in calls.text_only:
+        return await _ask(False)
+    try:
+        return await _ask(True)
+    except CallEnded as exc:
+        if asked.structured != "auto" or exc.reason != "bad_request":
+            raise
+    answered = await _ask(False)
+    calls.text_only.add(asked.name)
+    return answered
+
+
+def conclude(
+    recipe: Recipe,
+    generations: Mapping[str, Sequence[Generation]],
+    judgements: Mapping[str, Sequence[Judgement]],
+) -> list[Outcome]:
+    """The outcome of each prompt: paired, rejected with a reason, or failed with a reason. Pure."""
+    return [
+        _outcome(recipe, key, tuple(generations[key]), tuple(judgements.get(key, ())))
+        for key in generations
+    ]
+
+
+def _outcome(
+    recipe: Recipe,
+    key: str,
+    generations: tuple[Generation, ...],
+    judgements: tuple[Judgement, ...],
+) -> Outcome:
+    texts = usable(generations)
+    if len(texts) < 2:
+        return Outcome(key, FAILED, TOO_FEW, why_unusable(generations), generations)
+    for judgement in judgements:
+        if judgement.reason is not None:
+            return Outcome(key, FAILED, judgement.reason, judgement.detail, generations, judgements)
+    made = make_pairs(texts, aggregated(judgements, len(texts)), recipe.pairs)
+    if isinstance(made, Rejected):
+        return Outcome(key, REJECTED, made.reason, "", generations, judgements)
+    return Outcome(key, PAIRED, None, "", generations, judgements, tuple(made))
+
+
+async def _all(work: Any) -> list[Any]:
+    """Every result in order; the first error cancels the rest, whose answers so far are stored."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one) for one in work]
+    return [task.result() for task in tasks]

@@ -1,0 +1,87 @@
+"""What the tasks of one worker process share: recipe, ledger, calls, broker; opened once.
+
+Opened at the first task, or earlier by `check`, so that a worker that cannot work says so in one line
+instead of taking messages.
+"""
+
+import logging
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+
+from workers.broker import Broker
+from workers.cache import RedisCache
+from workers.calls import Calls
+from workers.errors import RecipeError
+from workers.ledger import Ledger
+from workers.recipe import LOCAL_MODEL_URL, Recipe, load
+from workers.settings import Settings, api_keys
+
+log = logging.getLogger(__name__)
+
+#: How long a worker that was told to stop lets calls go on, in seconds; `--grace` changes it.
+GRACE_S = 30.0
+
+
+@dataclass
+class Worker:
+    """One worker process."""
+
+    recipe: Recipe
+    keys: dict[str, str | None]
+    settings: Settings
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger. Raises: LedgerError."""
+        return Ledger(self.settings.require_database())
+
+    @cached_property
+    def broker(self) -> Broker:
+        """A look at this run's messages."""
+        return Broker(self.settings.require_broker(), self.recipe.name, self.recipe.queues)
+
+    @cached_property
+    def calls(self) -> Calls:
+        """The calls of this process, with the fleet's cache of answers."""
+        cache = RedisCache(self.settings.require_broker(), self.recipe.name)
+        return Calls(self.recipe, self.keys, cache)
+
+    def stop_calls(self) -> None:
+        """Cancel what runs: its batches go back to their queues."""
+        if "calls" in vars(self):
+            log.warning("worker.grace_over", extra={"tasks": self.calls.cancel()})
+
+    def close(self) -> None:
+        """Close what was opened, storing answers that were just read."""
+        if "calls" in vars(self):
+            self.calls.close()
+        if "ledger" in vars(self):
+            self.ledger.close()
+
+
+_current: Worker | None = None
+_lock = threading.Lock()
+
+
+def open_worker(settings: Settings) -> Worker:
+    """A worker for the recipe in the settings. Raises: ConfigurationError."""
+    recipe = load(settings.recipe)
+    for name, endpoint in recipe.endpoints.items():
+        if endpoint.base_url == LOCAL_MODEL_URL:
+            raise RecipeError(
+                f"endpoints.{name}.base_url: {LOCAL_MODEL_URL!r} is served by `prefmill run` and "
+                "`prefmill try` alone; accepted here: the URL of an OpenAI-compatible server"
+            )
+    settings.require_broker()
+    settings.require_database()
+    return Worker(recipe, api_keys(recipe), settings)
+
+
+def current() -> Worker:
+    """The worker of this process, opened at the first call. Raises: ConfigurationError."""
+    global _current
+    with _lock:
+        if _current is None:
+            _current = open_worker(Settings())
+        return _current
