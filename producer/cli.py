@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,21 +43,21 @@ out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-class LogFormat(str, Enum):
+class LogFormat(StrEnum):
     """Forms of a log line."""
 
     text = "text"
     json = "json"
 
 
-class Form(str, Enum):
+class Form(StrEnum):
     """Forms of an exported file."""
 
     parquet = "parquet"
     jsonl = "jsonl"
 
 
-class Configuration(str, Enum):
+class Configuration(StrEnum):
     """Configurations of the dataset."""
 
     default = "default"

@@ -1,9 +1,9 @@
 """`prefmill run`: the whole mill on one machine, until the source is done.
 
-Brings a Valkey and a model server of its own where the recipe and the environment name none, starts
-one worker process a queue, feeds the source, and ends what it started, however it ends. What was
-left by an earlier run, killed or not, is picked up: its queues are dropped, its cached answers kept,
-and everything in flight is published at once.
+Brings a Valkey and a model server of its own where the recipe and the environment name none,
+starts one worker process a queue, feeds the source, and ends what it started, however it ends. What
+was left by an earlier run, killed or not, is picked up: its queues are dropped, its cached answers
+kept, and everything in flight is published at once.
 """
 
 import fcntl

@@ -102,7 +102,8 @@ def read(
     """The source's rows after `position`; None where nothing new came for about `idle_s` seconds.
 
     With `follow` lines of JSON and Hub datasets never end, and a missing JSONL file is waited for;
-    Parquet and CSV end as ever. Without it None comes from a slow stdin only (`fd`).
+    Parquet and CSV end as ever. Without it None comes from a slow stdin only (`fd`). Close the
+    iterator when leaving it early: `datasets` holds threads and files.
 
     Raises:
         SourceError: the source cannot be opened or read; one line that says what to do.
@@ -429,20 +430,19 @@ def _newest(source: "Source") -> str | None:
 
 def _hub_rows(source: "Source", revision: str | None, start: int) -> Iterator[Mapping[str, Any]]:
     """The rows after the first `start` of one revision, without columns that JSON cannot hold."""
-    from datasets import load_dataset
-
     with _asking(source):
-        dataset = load_dataset(
-            source.hub,
-            name=source.config,
-            split=source.split,
-            revision=revision or source.revision,
-            streaming=source.streaming,
-        )
+        builder = _builder(source, revision)
+        if source.streaming:
+            dataset = builder.as_streaming_dataset(split=source.split)
+        else:
+            builder.download_and_prepare()
+            dataset = builder.as_dataset(split=source.split)
     if dataset.features is not None:
         name = f"{source.hub} ({source.split})"
         kept = _storable(dataset.features.arrow_schema, source.columns.instruction, name)
         dataset = dataset.select_columns(kept)
+    if not source.streaming and start >= len(dataset):
+        return  # a Dataset, unlike an IterableDataset, cannot skip all of its rows
     with _asking(source):
         rows = iter(dataset.skip(start))
     while True:
@@ -453,14 +453,21 @@ def _hub_rows(source: "Source", revision: str | None, start: int) -> Iterator[Ma
         yield row
 
 
-def _hub_count(source: "Source") -> int | None:
+def _builder(source: "Source", revision: str | None) -> Any:
+    """What `load_dataset` goes through, without its silent fall back to an older cached copy."""
     from datasets import load_dataset_builder
 
+    builder = load_dataset_builder(
+        str(source.hub), name=source.config, revision=revision or source.revision
+    )
+    if revision is not None and builder.hash != revision:
+        raise ConnectionError(f"revision {revision} could not be read, only an older copy of it")
+    return builder
+
+
+def _hub_count(source: "Source") -> int | None:
     with _asking(source):
-        builder = load_dataset_builder(
-            str(source.hub), name=source.config, revision=source.revision
-        )
-    split = (builder.info.splits or {}).get(source.split)
+        split = (_builder(source, None).info.splits or {}).get(source.split)
     return split.num_examples if split else None
 
 
@@ -468,26 +475,25 @@ def _hub_count(source: "Source") -> int | None:
 def _asking(source: "Source") -> Iterator[None]:
     """Whatever `datasets` and `huggingface_hub` raise, as one line that says what to do."""
     from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of httpx or httpx2
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx or httpx2
 
+    foreign = (DatasetsError, HTTPError, pa.ArrowException, OSError, ValueError, RuntimeError)
     try:
         yield
-    except (DatasetsError, HTTPError, pa.ArrowException, OSError, ValueError, RuntimeError) as exc:
-        raise SourceError(
-            f"source.hub: {source.hub} (split {source.split}): {_brief(exc)}; {_advice(exc)}"
-        ) from exc
+    except (*foreign, LookupError) as exc:
+        dataset = f"{source.hub} (split {source.split})"
+        raise SourceError(f"source.hub: {dataset}: {_advice(exc)}") from exc
 
 
 def _advice(exc: BaseException) -> str:
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    if isinstance(exc, RevisionNotFoundError):
-        return "check source.revision"
     status = getattr(getattr(exc, "response", None), "status_code", None)
-    hidden = isinstance(exc, RepositoryNotFoundError | DatasetNotFoundError)
-    if hidden or status in (401, 403):
-        return "check the name; if it is private or gated, set HF_TOKEN to a token that may read it"
-    if isinstance(exc, ValueError):
-        return "check source.config, source.split and source.columns"
-    return "check the network and HF_ENDPOINT, then start again: nothing read so far is lost"
+    if isinstance(exc, RevisionNotFoundError):
+        return "there is no such revision; check source.revision"
+    if isinstance(exc, RepositoryNotFoundError | DatasetNotFoundError) or status in (401, 403):
+        return "not found or not allowed; check the name, and set HF_TOKEN to a token that reads it"
+    if isinstance(exc, FileNotFoundError | ValueError | LookupError):
+        return f"{_brief(exc)}; check source.config, source.split and the dataset's files"
+    return f"{_brief(exc)}; check the network and HF_ENDPOINT, and start again"

@@ -1,4 +1,4 @@
-"""What the ledger says about a run, for machines and for people. Derived, never counted beside it."""
+"""What the ledger says about a run, for machines and for people. All of it is derived."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""One prompt, step by step: generate, group, judge, format. No broker, no ledger, nothing stored."""
+"""One prompt, step by step: generate, group, judge, format. Nothing is stored anywhere."""
 
 from collections.abc import Iterator
 from dataclasses import asdict

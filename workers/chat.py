@@ -6,7 +6,7 @@ ever be taken for text.
 
     refused connection, DNS, TLS, reset             connection          asked again
     nothing whole within the deadline               timeout             asked again
-    429                                             rate_limited        asked again, as Retry-After says
+    429                                             rate_limited        asked again, see Retry-After
     408, 409, 425, 5xx                              server_error        asked again
     401, 403                                        unauthorized        final
     402                                             payment_required    final

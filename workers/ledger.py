@@ -103,7 +103,8 @@ class Ledger:
     def _transaction(self, *, reading: bool = False) -> Iterator[Connection]:
         try:
             with self._engine.connect() as connection:
-                with connection.execution_options(reading=reading).begin():
+                connection = connection.execution_options(reading=reading)
+                with connection.begin():
                     yield connection
         except SQLAlchemyError as exc:
             raise LedgerError(f"ledger: {first_line(getattr(exc, 'orig', None) or exc)}") from exc
@@ -349,7 +350,7 @@ class Ledger:
             paired=sum(reasons[PAIRED].values()),
             rejected=reasons[REJECTED],
             failed=reasons[FAILED],
-            skipped={reason: number for reason, number in skips},
+            skipped=dict(skips),
             rows=rows,
             calls={row["name"]: {count: row[count] for count in CALL_COUNTS} for row in spent},
         )
@@ -383,9 +384,9 @@ class Ledger:
 def sum_calls(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
     """What the calls behind some outcomes cost, by generator's or judge's name.
 
-    `ok` counts calls with a usable answer, `failed` those without; `cached` are the answers among them
-    that were found in the cache when they were needed (paid once and counted once), `retried` the
-    attempts after the first.
+    `ok` counts calls with a usable answer, `failed` those without; `cached` are the answers among
+    them that were found in the cache when they were needed (paid once and counted once), `retried`
+    the attempts after the first.
     """
     total: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(CALL_COUNTS, 0))
     for outcome in outcomes:

@@ -264,7 +264,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
     for key, times in Counter(map(str, keys)).items():
         if times > 1:
             raise yaml.constructor.ConstructorError(

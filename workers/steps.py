@@ -1,7 +1,7 @@
 """What happens to the prompts of one batch: generate, judge, conclude.
 
-A batch is transport, never a unit of failure: each prompt is asked, retried, judged and concluded by
-itself, and what goes wrong with it becomes data with a reason. Knows no Celery and no database.
+A batch is transport, never a unit of failure: each prompt is asked, retried, judged and concluded
+by itself, and what goes wrong with it becomes data with a reason. Knows no Celery, no database.
 """
 
 import asyncio

@@ -1,7 +1,6 @@
 """What the tasks of one worker process share: recipe, ledger, calls, broker; opened once.
 
-Opened at the first task, or earlier by `check`, so that a worker that cannot work says so in one line
-instead of taking messages.
+Opened before the first message is taken, so that a worker that cannot work says so in one line.
 """
 
 import logging

@@ -79,7 +79,10 @@ def family(tmp_path: Path) -> Iterator[Family]:
         finally:
             parent.kill()
             parent.wait()
-    assert eventually(lambda: not any(map(running, pids.values())))
+    left = [] if eventually(lambda: not any(map(running, pids.values()))) else pids.values()
+    for pid in filter(running, left):
+        os.kill(pid, signal.SIGKILL)
+    assert not left
 
 
 @pytest.fixture
