@@ -1,0 +1,143 @@
+"""`prefmill run`: from prompts to a dataset that loads, killed and run again."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+from datasets import load_dataset
+
+from tests.llm_server import LlmServer
+from tests.mill import Mill, alive, balances, descendants, eventually, mill, recipe, write_prompts
+
+EIGHT = [
+    "prompt",
+    "prompt_id",
+    "chosen",
+    "chosen_model",
+    "chosen_rating",
+    "rejected",
+    "rejected_model",
+    "rejected_rating",
+]
+
+
+def paid_twice(llm: LlmServer) -> int:
+    return sum(model["repeated_answered"] for model in llm.stats()["models"].values())
+
+
+def test_a_run_ends_with_every_prompt_accounted_for_and_a_dataset_that_loads(
+    tmp_path: Path,
+) -> None:
+    write_prompts(tmp_path / "prompts.jsonl", 60)
+    with (tmp_path / "prompts.jsonl").open("a") as file:
+        file.write('{"topic": "none"}\nnot json\n{"instruction": "Task 1: say something."}\n')
+    with (
+        LlmServer(latency="fixed:0.02", judge_500=0.1, judge_malformed=0.1, judge_equal=0.1) as llm,
+        mill(tmp_path, recipe(llm.base_url, {"file": "prompts.jsonl"})) as one,
+    ):
+        done = one.call("run")
+        assert done.returncode == 0, done.stderr + one.logs()
+        status = one.status()
+        calls = llm.stats()["models"]
+        again = one.call("run")
+        assert again.returncode == 0, again.stderr
+        assert one.status() == status
+        assert llm.stats()["models"] == calls
+    print(json.dumps(status))
+    assert status["accepted"] == 60
+    assert status["in_flight"] == 0
+    assert status["skipped"] == {"no_instruction": 1, "not_json": 1}
+    assert set(status["failed"]) == {"judge_server_error", "unparsable_judgement"}
+    assert set(status["rejected"]) == {"tie"}
+    assert "one pair" in done.stdout
+    rows = load_dataset(str(tmp_path / "prefmill-data/dataset"), split="train")
+    full = load_dataset(str(tmp_path / "prefmill-data/dataset"), "full", split="train")
+    assert rows.column_names == ["topic", *EIGHT]
+    assert rows.num_rows == full.num_rows == status["rows"] == status["paired"]
+    for row in rows:
+        assert [message["role"] for message in row["prompt"]] == ["user"]
+        assert [message["role"] for message in row["chosen"]] == ["assistant"]
+        assert row["chosen"] != row["rejected"]
+        assert row["chosen_rating"] > row["rejected_rating"]
+        assert {row["chosen_model"], row["rejected_model"]} == {"model-a", "model-b"}
+        assert row["topic"] == f"t{int(row['prompt'][0]['content'].split(':')[0][5:]) % 7}"
+    assert status["calls"]["a"]["ok"] == calls["model-a"]["ok"] == 60
+
+
+def test_a_killed_run_leaves_nothing_alive_and_the_next_one_pays_for_no_answer_twice(
+    tmp_path: Path,
+) -> None:
+    write_prompts(tmp_path / "prompts.jsonl", 120)
+    with LlmServer(latency="fixed:0.3", slots=8) as llm:
+        for whole_group in (False, True):
+            folder = tmp_path / f"group-{whole_group}"
+            with mill(folder, recipe(llm.base_url, {"file": "../prompts.jsonl"})) as one:
+                llm.reset()
+                _kill_in_the_middle(one, llm, whole_group=whole_group)
+                at_kill = llm.stats()["models"]
+                done = one.call("run")
+                assert done.returncode == 0, done.stderr + one.logs()
+                status, models = one.status(), llm.stats()["models"]
+            print(
+                whole_group,
+                json.dumps(status["calls"]),
+                {n: m["repeats"] for n, m in models.items()},
+            )
+            assert status["accepted"] == status["paired"] == status["rows"] == 120
+            aborted = sum(model["aborted"] for model in at_kill.values())
+            repeated = sum(model["repeated"] for model in models.values())
+            assert repeated <= aborted
+            assert sum(calls["cached"] for calls in status["calls"].values()) > 0
+            assert sum(model["repeated_answered"] for model in models.values()) == 0
+
+
+def _kill_in_the_middle(one: Mill, llm: LlmServer, *, whole_group: bool) -> None:
+    process = one.start("run")
+    eventually(
+        lambda: llm.stats()["models"].get("judge-model", {}).get("ok", 0) > 10,
+        within_s=60,
+        what="some judgements",
+    )
+    started = descendants(process.pid)
+    assert len(started) >= 6
+    if whole_group:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
+    eventually(lambda: not any(map(alive, started)), within_s=5, what="nothing it started is alive")
+
+
+def test_ctrl_c_stops_everything_and_the_next_run_resumes(tmp_path: Path) -> None:
+    write_prompts(tmp_path / "prompts.jsonl", 60)
+    with (
+        LlmServer(latency="fixed:0.3", slots=8) as llm,
+        mill(tmp_path, recipe(llm.base_url, {"file": "prompts.jsonl"})) as one,
+    ):
+        process = one.start("run")
+        eventually(lambda: llm.stats()["models"], within_s=60, what="a first call")
+        started = descendants(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+        assert not any(map(alive, started))
+        assert balances(one.status())
+        assert one.call("run").returncode == 0
+        status = one.status()
+    assert status["accepted"] == status["rows"] == 60
+
+
+def test_more_failures_than_allowed_end_with_exit_code_1(tmp_path: Path) -> None:
+    write_prompts(tmp_path / "prompts.jsonl", 4)
+    with LlmServer(latency="fixed:0.0") as llm:
+        llm.script(
+            [{"model": "model-a", "contains": None, "times": None, "reply": {"status": 404}}]
+        )
+        with mill(tmp_path, recipe(llm.base_url, {"file": "prompts.jsonl"})) as one:
+            done = one.call("run")
+            status = one.status()
+            assert one.call("run", "--max-failed", "100%").returncode == 0
+    assert done.returncode == 1, done.stderr
+    assert status["failed"] == {"too_few_generations": 4}
+    assert "no pairs" in done.stdout
+    assert not list((tmp_path / "prefmill-data/dataset").rglob("*.parquet"))
