@@ -6,11 +6,12 @@ moment accepted = paired + rejected + failed + in_flight.
 """
 
 import json
+import threading
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -93,7 +94,12 @@ class Ledger:
     def __init__(self, url: str, *, must_exist: bool = False) -> None:
         """Open the database and make its tables. Raises: LedgerError."""
         self._engine = open_database(url, must_exist=must_exist)
-        self._insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
+        self._insert: Any = postgresql.insert
+        self._writing: AbstractContextManager[Any] = nullcontext()
+        if self._engine.dialect.name == "sqlite":
+            self._insert = sqlite.insert
+            # Writers of one process queue here: SQLite's own waiting is by sleeping, and unfair.
+            self._writing = threading.Lock()
 
     def close(self) -> None:
         """Give all connections back."""
@@ -102,10 +108,12 @@ class Ledger:
     @contextmanager
     def _transaction(self, *, reading: bool = False) -> Iterator[Connection]:
         try:
-            with self._engine.connect() as connection:
-                connection = connection.execution_options(reading=reading)
-                with connection.begin():
-                    yield connection
+            with (
+                nullcontext() if reading else self._writing,
+                self._engine.connect().execution_options(reading=reading) as connection,
+                connection.begin(),
+            ):
+                yield connection
         except SQLAlchemyError as exc:
             raise LedgerError(f"ledger: {first_line(getattr(exc, 'orig', None) or exc)}") from exc
 
@@ -248,13 +256,16 @@ class Ledger:
         With `attempt` this is where work begins: it counts once for each publication.
         """
         mine = and_(_waiting(run), prompts.c.batch == batch)
-        with self._transaction(reading=not attempt) as connection:
-            if attempt:
-                started = {"begun": True, "attempt": prompts.c.attempt + 1}
+        query = select(prompts.c.key, prompts.c.input, prompts.c.begun).where(mine)
+        with self._transaction(reading=True) as connection:
+            found = connection.execute(query).all()
+        if attempt and not all(row.begun for row in found):
+            # Only the first of the models writes: writers queue for an SQLite file.
+            started = {"begun": True, "attempt": prompts.c.attempt + 1}
+            with self._transaction() as connection:
                 connection.execute(
                     update(prompts).where(mine, prompts.c.begun.is_(False)).values(started)
                 )
-            found = connection.execute(select(prompts.c.key, prompts.c.input).where(mine)).all()
         return {row.key: _prompt(row.input) for row in found}
 
     def commit(self, run: str, batch: str, outcomes: Sequence[Outcome]) -> int:
