@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from producer.sources import BadRow, Row, read, row_count
+from producer.prompts import BadRow, Row
+from producer.sources import read, row_count
 from workers.broker import Broker
 from workers.errors import PrefmillError, SourceError
 from workers.ledger import Ledger

@@ -322,13 +322,13 @@ def check(
 
 def _settings(recipe: str | None, database: str | None, log_format: LogFormat) -> "Settings":
     """The environment, with what the command line says instead."""
-    from workers.settings import Settings
+    from workers.settings import read_settings
 
     logs.configure(log_format.value)
     for name, value in (("PREFMILL_RECIPE", recipe), ("PREFMILL_DATABASE_URL", database)):
         if value is not None:
             os.environ[name] = value
-    return Settings()
+    return read_settings()
 
 
 def _begin(

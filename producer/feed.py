@@ -7,13 +7,15 @@ it stopped, and publishing what was accepted but perhaps never left is the first
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from celery import Celery
 
 from producer.columns import SourceColumns
-from producer.sources import BadRow, Item, Row, identity, read
+from producer.prompts import BadRow, Item, Row
+from producer.sources import identity, read
 from workers.errors import BrokerError
 from workers.flow import publish
 from workers.ledger import Ledger, Skip
@@ -55,14 +57,16 @@ class Feed:
         room = self._room()
         if room == 0:
             return
-        for item in self._items(position):
-            if item is not None:
-                held.append(item)
-            if len(held) >= room or (item is None and held):
-                self._accept(held, columns)
-                held, room = [], self._room()
-            if room == 0 or self.stopping.is_set():
-                return
+        # An abandoned stream of `datasets` prints a traceback when the interpreter exits.
+        with closing(self._items(position)) as items:
+            for item in items:
+                if item is not None:
+                    held.append(item)
+                if len(held) >= room or (item is None and held):
+                    self._accept(held, columns)
+                    held, room = [], self._room()
+                if room == 0 or self.stopping.is_set():
+                    return
         if held:
             self._accept(held, columns)
         self.ended = True
@@ -75,7 +79,7 @@ class Feed:
     def _source(self) -> str:
         return identity(self.recipe.source)
 
-    def _items(self, position: dict[str, object] | None) -> Iterator[Item]:
+    def _items(self, position: dict[str, object] | None) -> Generator[Item, None, None]:
         return read(self.recipe.source, position=position, follow=self.follow)
 
     def _room(self) -> int:

@@ -26,7 +26,8 @@ from producer.children import Child, spawn, stop
 from producer.feed import Feed
 from producer.model_server import start_model_server
 from producer.progress import Display, stages
-from producer.sources import BadRow, row_count
+from producer.prompts import BadRow
+from producer.sources import row_count
 from producer.valkey import start_valkey
 from workers.app import make_app
 from workers.broker import Broker

@@ -9,7 +9,7 @@ from typing import Any
 
 from celery import Celery
 
-from workers.settings import Settings
+from workers.settings import read_settings
 
 #: After this many seconds a message that a dead worker held is delivered again. No task may run
 #: longer than half of it, or it would run a second time beside itself. The same for every process
@@ -76,7 +76,7 @@ def make_app(broker_url: str | None) -> Celery:
 
 
 def _broker_url() -> str | None:
-    url = Settings().broker_url
+    url = read_settings().broker_url
     return url.get_secret_value() if url else None
 
 

@@ -32,6 +32,7 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from workers.errors import CallFailed
+from workers.records import whole_characters
 
 REASONS = (
     "connection",
@@ -122,22 +123,29 @@ async def complete(
     Raises: CallFailed.
     """
     try:
+        content = json.dumps(dict(body), ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as exc:
+        raise CallFailed("bad_request", f"the request cannot be written: {exc}") from exc
+    try:
         async with asyncio.timeout(timeout_s):
-            status, headers, raw = await _exchange(client, body)
+            status, headers, raw = await _exchange(client, content)
     except TimeoutError as exc:
         raise CallFailed("timeout", f"no whole reply in {timeout_s:g} s", retriable=True) from exc
     except httpx.TransportError as exc:
         detail = f"{type(exc).__name__}: {exc}".rstrip(": ")
         raise CallFailed("connection", detail, retriable=True) from exc
+    except httpx.RequestError as exc:
+        raise CallFailed("malformed_reply", str(exc), retriable=True) from exc
     if status != 200:
         raise _refused(status, headers, raw)
     return _read(raw)
 
 
-async def _exchange(
-    client: httpx.AsyncClient, body: Mapping[str, Any]
-) -> tuple[int, httpx.Headers, bytes]:
-    async with client.stream("POST", "chat/completions", json=dict(body)) as response:
+async def _exchange(client: httpx.AsyncClient, content: bytes) -> tuple[int, httpx.Headers, bytes]:
+    json_body = {"Content-Type": "application/json"}
+    async with client.stream(
+        "POST", "chat/completions", content=content, headers=json_body
+    ) as response:
         parts, size = [], 0
         async for part in response.aiter_bytes():
             size += len(part)
@@ -182,7 +190,7 @@ def _message(raw: bytes) -> str:
         text = error["message"] if isinstance(error, dict) else str(error)
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    return " ".join(str(text).split())[:300]
+    return whole_characters(" ".join(str(text).split())[:300])
 
 
 def _read(raw: bytes) -> Completion:
@@ -190,8 +198,7 @@ def _read(raw: bytes) -> Completion:
         data = json.loads(raw)
         choice = data["choices"][0]
         text, finish = choice["message"].get("content"), choice.get("finish_reason")
-        usage, model = data.get("usage") or {}, data.get("model")
-        tokens = [usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")]
+        usage, model = data.get("usage"), data.get("model")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as exc:
         detail = f"no chat completion: {_message(raw)}"
         raise CallFailed("malformed_reply", detail, retriable=True) from exc
@@ -202,16 +209,16 @@ def _read(raw: bytes) -> Completion:
     if not text or not text.strip():
         raise CallFailed("empty_reply", f"content is {text!r:.40}", retriable=True)
     return Completion(
-        text=_whole_characters(text),
-        finish_reason=finish if isinstance(finish, str) else None,
-        model=model if isinstance(model, str) else None,
-        input_tokens=tokens[0] if isinstance(tokens[0], int) else 0,
-        output_tokens=tokens[1] if isinstance(tokens[1], int) else 0,
+        text=whole_characters(text),
+        finish_reason=whole_characters(finish) if isinstance(finish, str) else None,
+        model=whole_characters(model) if isinstance(model, str) else None,
+        input_tokens=_tokens(usage, "prompt_tokens"),
+        output_tokens=_tokens(usage, "completion_tokens"),
     )
 
 
-def _whole_characters(text: str) -> str:
-    """The text with halves of surrogate pairs joined, and lone ones replaced by U+FFFD."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def _tokens(usage: object, name: str) -> int:
+    """A count of tokens, 0 if there is none that can be true."""
+    count = usage.get(name) if isinstance(usage, dict) else None
+    plausible = isinstance(count, int) and not isinstance(count, bool) and 0 <= count < 2**31
+    return count if plausible and isinstance(count, int) else 0

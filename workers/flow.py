@@ -28,6 +28,9 @@ from workers.messages import (
 )
 from workers.recipe import Recipe
 
+#: Batches that one transaction notes as published.
+NOTED_TOGETHER = 100
+
 
 def publish(app: Celery, ledger: Ledger, recipe: Recipe, batches: Sequence[str]) -> None:
     """Publish one chord for each batch, then note it in the ledger.
@@ -36,13 +39,14 @@ def publish(app: Celery, ledger: Ledger, recipe: Recipe, batches: Sequence[str])
     new id, which makes the first message stale. Raises: BrokerError, LedgerError.
     """
     recipe_hash = recipe.hash
-    try:
-        for batch in batches:
-            _chord(app, recipe, Batch(recipe.name, recipe_hash, batch)).apply_async()
-    except (OperationalError, RedisError, OSError) as exc:
-        raise BrokerError(f"cannot publish: {exc}") from exc
-    if batches:
-        ledger.published(recipe.name, batches)
+    for start in range(0, len(batches), NOTED_TOGETHER):
+        some = batches[start : start + NOTED_TOGETHER]
+        try:
+            for batch in some:
+                _chord(app, recipe, Batch(recipe.name, recipe_hash, batch)).apply_async()
+        except (OperationalError, RedisError, OSError) as exc:
+            raise BrokerError(f"cannot publish: {exc}") from exc
+        ledger.published(recipe.name, some)
 
 
 def _chord(app: Celery, recipe: Recipe, batch: Batch) -> Signature:

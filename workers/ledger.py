@@ -36,11 +36,15 @@ from workers.records import (
     generation_to_json,
     judgement_from_json,
     judgement_to_json,
+    whole_characters,
 )
 from workers.tables import calls, first_line, open_database, pairs, prompts, runs, skipped
 
 LOST = "lost"
 CALL_COUNTS = ("ok", "retried", "failed", "cached", "input_tokens", "output_tokens")
+
+#: Values that one statement names at most; SQLite takes 32,766.
+VARIABLES = 10_000
 
 #: A detail is for people; longer ones are cut.
 DETAIL_CHARACTERS = 2000
@@ -234,16 +238,22 @@ class Ledger:
 
         Every older message of theirs is stale from now on.
         """
-        wanted = _waiting(run) if keys is None else and_(_waiting(run), prompts.c.key.in_(keys))
         ids = []
         with self._transaction() as connection:
-            query = select(prompts.c.key).where(wanted).order_by(prompts.c.accepted_at)
+            query = select(prompts.c.key).where(_waiting(run)).order_by(prompts.c.accepted_at)
             waiting = list(connection.scalars(query))
+            if keys is not None:
+                chosen = set(keys)
+                waiting = [key for key in waiting if key in chosen]
             for start in range(0, len(waiting), batch_size):
                 ids.append(uuid.uuid4().hex)
                 connection.execute(
                     update(prompts)
-                    .where(_waiting(run), prompts.c.key.in_(waiting[start : start + batch_size]))
+                    .where(
+                        # Without the state, which would make SQLite walk all that is in flight.
+                        prompts.c.run == run,
+                        prompts.c.key.in_(waiting[start : start + batch_size]),
+                    )
                     .values(batch=ids[-1], begun=False, published_at=None)
                 )
         return ids
@@ -283,7 +293,7 @@ class Ledger:
 
     def _enter_pairs(self, connection: Connection, run: str, outcome: Outcome) -> None:
         entries = [
-            {"run": run, "key": outcome.key, "index": index, "row": canonical_json(asdict(pair))}
+            {"run": run, "key": outcome.key, "index": index, "row": _text(asdict(pair))}
             for index, pair in enumerate(outcome.pairs)
         ]
         if entries:
@@ -311,24 +321,21 @@ class Ledger:
 
     def give_up(self, run: str, keys: Sequence[str], max_attempts: int) -> int:
         """Fail those prompts in flight whose work began `max_attempts` times; returns how many."""
+        lost = {
+            "state": FAILED,
+            "reason": LOST,
+            "detail": f"work began {max_attempts} times and never arrived at the sink",
+            "finished_at": time.time(),
+        }
+        tired = and_(_waiting(run), prompts.c.attempt >= max_attempts)
+        failed = 0
         with self._transaction() as connection:
-            result = connection.execute(
-                update(prompts)
-                .where(_waiting(run), prompts.c.key.in_(keys), prompts.c.attempt >= max_attempts)
-                .values(
-                    state=FAILED,
-                    reason=LOST,
-                    detail=f"work began {max_attempts} times and never arrived at the sink",
-                    finished_at=time.time(),
-                )
-            )
-        return int(result.rowcount)
-
-    def batch_sizes(self, run: str) -> dict[str, int]:
-        """Prompts in flight by batch."""
-        query = select(prompts.c.batch, func.count()).where(_waiting(run)).group_by(prompts.c.batch)
-        with self._transaction(reading=True) as connection:
-            return {batch or "": count for batch, count in connection.execute(query).tuples()}
+            for start in range(0, len(keys), VARIABLES):
+                mine = prompts.c.key.in_(keys[start : start + VARIABLES])
+                failed += connection.execute(
+                    update(prompts).where(tired, mine).values(lost)
+                ).rowcount
+        return failed
 
     # -- what people ask -----------------------------------------------------------------------
 
@@ -365,13 +372,6 @@ class Ledger:
             rows=rows,
             calls={row["name"]: {count: row[count] for count in CALL_COUNTS} for row in spent},
         )
-
-    def skips(self, run: str, limit: int) -> list[Skip]:
-        """Some of the rows that were no prompts."""
-        query = select(skipped).where(skipped.c.run == run).limit(limit)
-        with self._transaction(reading=True) as connection:
-            found = connection.execute(query).all()
-        return [Skip(row.position, row.reason, row.detail or "") for row in found]
 
     def pairs(self, run: str, *, page: int = 500) -> Iterator[Judged]:
         """Every pair of a run in the order of their sequence, read page by page."""
@@ -420,6 +420,11 @@ def _waiting(run: str) -> Any:
     return and_(prompts.c.run == run, prompts.c.state == IN_FLIGHT)
 
 
+def _text(value: object) -> str:
+    """A text, or the JSON of anything else, as a database takes it: endpoints may send halves."""
+    return whole_characters(value if isinstance(value, str) else canonical_json(value))
+
+
 def _finish(connection: Connection, run: str, batch: str, outcome: Outcome) -> bool:
     """Whether this outcome is the prompt's first."""
     result = connection.execute(
@@ -428,10 +433,10 @@ def _finish(connection: Connection, run: str, batch: str, outcome: Outcome) -> b
         .values(
             state=outcome.state,
             reason=outcome.reason,
-            detail=outcome.detail.replace("\0", "")[:DETAIL_CHARACTERS] or None,
+            detail=_text(outcome.detail.replace("\0", "")[:DETAIL_CHARACTERS]) or None,
             finished_at=time.time(),
-            generations=canonical_json([generation_to_json(g) for g in outcome.generations]),
-            judgements=canonical_json([judgement_to_json(j) for j in outcome.judgements]),
+            generations=_text([generation_to_json(g) for g in outcome.generations]),
+            judgements=_text([judgement_to_json(j) for j in outcome.judgements]),
         )
     )
     return bool(result.rowcount)

@@ -31,12 +31,21 @@ class Formatter(logging.Formatter):
         extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         trouble = self.formatException(record.exc_info) if record.exc_info else None
         if self._json:
-            line = {"time": time, "level": record.levelname, "event": record.getMessage(), **extra}
-            line |= {"trouble": trouble} if trouble else {}
-            return json.dumps({"logger": record.name, **line}, default=str)
+            ours = {"time": time, "level": record.levelname, "event": record.getMessage()}
+            ours |= {"logger": record.name} | ({"trouble": trouble} if trouble else {})
+            return json.dumps({name: _jsonable(value) for name, value in (extra | ours).items()})
         facts = "".join(f" {name}={_plain(value)}" for name, value in extra.items())
         head = f"{time} {record.levelname:<7} {_plain(record.getMessage())}{facts}"
-        return f"{head}\n{trouble}" if trouble else head
+        below = "".join(f"\n    {_plain(line)}" for line in (trouble or "").splitlines())
+        return head + below
+
+
+def _jsonable(value: object) -> object:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
 
 
 def _plain(value: object) -> str:

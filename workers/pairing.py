@@ -42,7 +42,7 @@ def make_pairs(
 
     Raises: ValueError if the lengths differ.
     """
-    if len(generations) != len(ratings) and worth_judging(generations):
+    if len(generations) != len(ratings):
         raise ValueError(f"{len(generations)} generations, but {len(ratings)} ratings")
     if not worth_judging(generations):
         return Rejected(IDENTICAL)

@@ -5,6 +5,7 @@ never holds a key, only the name of the variable that does. It knows nothing of 
 or tokens: those are Settings. `${VAR}` is not expanded.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -41,7 +42,8 @@ OWN_PARAMETERS = frozenset({"model", "messages", "stream", "n", "response_format
 UNSPOKEN = frozenset({"api_key_env", "base_url", "proxy"})
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+# Upper case, as such names are by custom, so that a key that stands here by mistake is refused.
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,127}")
 
 
 def _slug(value: str) -> str:
@@ -52,12 +54,18 @@ def _slug(value: str) -> str:
 
 def _variable(value: str) -> str:
     if not _VARIABLE.fullmatch(value):
-        raise ValueError("the name of an environment variable, never the key itself")
+        raise ValueError("the name of a variable, in capitals, never the key itself")
     return value
 
 
 def _http_url(value: str) -> str:
-    parts = urlsplit(value)
+    try:
+        parts = urlsplit(value)
+        fits = parts.port != 0 and not re.search(r"\s", value)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError("an http:// or https:// URL with a port from 1 to 65535, if any")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("an http:// or https:// URL")
     if parts.username or parts.password or parts.query or parts.fragment:
@@ -78,11 +86,26 @@ def _parameters(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
     taken = sorted(OWN_PARAMETERS & value.keys())
     if taken:
         raise ValueError(f"request fields other than {', '.join(sorted(OWN_PARAMETERS))}")
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ValueError("values that JSON can hold") from None
+    return value
+
+
+def _file(value: Path) -> Path:
+    if not value.name:
+        raise ValueError("the path of a file")
     return value
 
 
 def _whole(value: object) -> object:
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return value
 
 
 Slug = Annotated[str, AfterValidator(_slug)]
@@ -107,7 +130,7 @@ class Source(Section):
     """Where prompts come from: exactly one of `hub`, `file` and `stdin`."""
 
     hub: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")] | None = None
-    file: Annotated[Path, Field(strict=False)] | None = None
+    file: Annotated[Path, Field(strict=False), AfterValidator(_file)] | None = None
     stdin: bool = False
     split: str = "train"
     config: str | None = None
@@ -243,20 +266,27 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _names_fit(self) -> "Recipe":
-        for name, times in Counter(model.name for model in self.models).items():
-            if times > 1:
-                raise ValueError(
-                    f"a name of its own for each generator and judge, not twice {name!r}"
-                )
-        for model in self.models:
+        seen: set[str] = set()
+        for key, model in self._keyed_models():
+            if model.name in seen:
+                raise ValueError(f"{key}.name: {model.name!r}; accepted: one that no other has")
+            seen.add(model.name)
             if model.endpoint not in self.endpoints:
                 known = ", ".join(self.endpoints)
-                raise ValueError(
-                    f"endpoint of {model.name!r}: {model.endpoint!r}; accepted: {known}"
-                )
+                raise ValueError(f"{key}.endpoint: {_shown(model.endpoint)}; accepted: {known}")
         if self.fleet.window < self.fleet.batch_size:
-            raise ValueError("fleet.window of at least fleet.batch_size")
+            size = self.fleet.batch_size
+            raise ValueError(
+                f"fleet.window: {self.fleet.window}; accepted: at least fleet.batch_size, {size}"
+            )
         return self
+
+    def _keyed_models(self) -> Iterator[tuple[str, Generator | Judge]]:
+        yield from ((f"generators[{i}]", model) for i, model in enumerate(self.generators))
+        yield from ((f"judges[{i}]", model) for i, model in enumerate(self.judges))
+
+
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
@@ -264,7 +294,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
     for key, times in Counter(map(str, keys)).items():
         if times > 1:
             raise yaml.constructor.ConstructorError(
@@ -302,8 +332,12 @@ def load(name: str) -> Recipe:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except (OSError, UnicodeDecodeError, RecursionError) as exc:
         raise RecipeError(f"{path}: cannot be read: {exc}") from exc
-    except yaml.YAMLError as exc:
-        raise RecipeError(f"{path}: not YAML: {' '.join(str(exc).split())}") from exc
+    except yaml.MarkedYAMLError as exc:
+        # Without the text around it, which may hold a secret in the wrong place.
+        at = f"line {exc.problem_mark.line + 1}: " if exc.problem_mark else ""
+        raise RecipeError(f"{path}: not YAML: {at}{exc.problem}") from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, OverflowError):
+        raise RecipeError(f"{path}: not YAML: a value is not what its tag says") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: a {type(data).__name__}; accepted: a mapping that has a name")
     try:
@@ -316,7 +350,7 @@ def load(name: str) -> Recipe:
 def _at(recipe: Recipe, folder: Path) -> Recipe:
     if recipe.source.file is None:
         return recipe
-    source = recipe.source.model_copy(update={"file": folder / recipe.source.file.expanduser()})
+    source = recipe.source.model_copy(update={"file": folder / recipe.source.file})
     return recipe.model_copy(update={"source": source})
 
 
@@ -326,13 +360,17 @@ def explain(error: ValidationError) -> str:
     key = "".join(
         f"[{part}]" if isinstance(part, int) else f".{part}" for part in _key(first["loc"])
     ).lstrip(".")
-    line = f"{key}: {_problem(first)}" if key else _problem(first)
+    line = f"{_one_line(key)}: {_problem(first)}" if key else _problem(first)
     return f"{line} (and {len(others)} more)" if others else line
+
+
+def _one_line(text: str) -> str:
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _key(loc: tuple[int | str, ...]) -> Iterator[int | str]:
     """The path of a key, without the steps that are pydantic's own, such as union members."""
-    return (part for part in loc if isinstance(part, int) or re.fullmatch(r"[\w.-]+", part))
+    return (part for part in loc if part != "[key]")
 
 
 def _problem(error: Any) -> str:
@@ -343,9 +381,14 @@ def _problem(error: Any) -> str:
         return f"unknown key; accepted: {', '.join(_accepted_keys(error['loc']))}"
     if kind == "value_error":
         accepted = str(context["error"])
+        if not error["loc"]:
+            return accepted
     else:
         accepted = re.sub(r"^(Input should be|.* should have|.* should be) ", "", error["msg"])
-    hidden = any(part in UNSPOKEN for part in error["loc"])
+    hidden = any(part in UNSPOKEN for part in error["loc"]) or (
+        # A URL, with whatever stands in it, where an endpoint's settings belong.
+        error["loc"][0] == "endpoints" and "://" in str(error["input"])
+    )
     if hidden or (isinstance(error["input"], (dict, list, BaseModel)) and kind == "value_error"):
         return f"accepted: {accepted}"
     return f"{_shown(error['input'])}; accepted: {accepted}"

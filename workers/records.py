@@ -61,6 +61,7 @@ class Generation:
     detail: str = ""
     finish_reason: str | None = None
     reported_model: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     usage: Usage = Usage()
 
     @property
@@ -93,6 +94,7 @@ class Judgement:
     reason: str | None = None
     detail: str = ""
     reported_model: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     usage: Usage = Usage()
 
 
@@ -131,6 +133,15 @@ class Outcome:
 def canonical_json(value: object) -> str:
     """One text for one value: sorted keys, no spaces, no escapes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def whole_characters(text: str) -> str:
+    """The text with halves of surrogate pairs joined, and lone ones replaced by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def sha256(text: str) -> str:

@@ -75,8 +75,11 @@ def ride_along_names(source_columns: Iterable[str]) -> dict[str, str]:
 
 
 def _acts(name: str) -> bool:
-    logps = name.startswith("ref_") and name.endswith("_logps")
-    return name in _OURS or name in TRL_NAMES or name.endswith("_ids") or logps
+    if name in _OURS or name in TRL_NAMES:
+        return True
+    if name.startswith("source_"):
+        return False
+    return name.endswith("_ids") or (name.startswith("ref_") and name.endswith("_logps"))
 
 
 def default_row(prompt: Prompt, pair: Pair) -> dict[str, Any]:
@@ -152,6 +155,7 @@ def _generation_facts(generation: Generation) -> Mapping[str, Any]:
         "generator": generation.generator,
         "model": generation.model,
         "reported_model": generation.reported_model,
+        "parameters": dict(generation.parameters),
         "finish_reason": generation.finish_reason,
         "truncated": generation.finish_reason == "length",
         "failed": generation.reason,
@@ -165,6 +169,7 @@ def _judgement_facts(judgement: Judgement) -> Mapping[str, Any]:
         "judge": judgement.judge,
         "model": judgement.model,
         "reported_model": judgement.reported_model,
+        "parameters": dict(judgement.parameters),
         "aspect": judgement.aspect,
         "order": list(judgement.order),
         "ratings": [rating.rating for rating in judgement.ratings],

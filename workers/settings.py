@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from workers.errors import SettingsError
@@ -16,6 +16,7 @@ from workers.recipe import Endpoint, Recipe
 
 BROKER_SCHEMES = ("redis", "rediss", "redis+socket")
 DATABASE_SCHEMES = ("sqlite", "postgresql+psycopg")
+_IN_MEMORY = ("", ":memory:")
 DEFAULT_DATABASE = "sqlite:///prefmill-data/ledger.db"
 
 
@@ -36,9 +37,9 @@ class Settings(BaseSettings):
                 "redis://localhost:6379/0 (only `prefmill run` starts a broker of its own)"
             )
         url = self.broker_url.get_secret_value()
-        if urlsplit(url).scheme not in BROKER_SCHEMES:
+        if _scheme(url) not in BROKER_SCHEMES:
             raise SettingsError(
-                f"PREFMILL_BROKER_URL has the scheme {urlsplit(url).scheme!r}; "
+                f"PREFMILL_BROKER_URL has the scheme {_scheme(url)!r}; "
                 f"accepted: {', '.join(BROKER_SCHEMES)}"
             )
         return url
@@ -46,18 +47,40 @@ class Settings(BaseSettings):
     def require_database(self) -> str:
         """The database's URL. Raises: SettingsError if it is of a kind we cannot use."""
         url = self.database_url.get_secret_value()
-        if urlsplit(url).scheme not in DATABASE_SCHEMES:
+        if _scheme(url) not in DATABASE_SCHEMES:
             raise SettingsError(
-                f"PREFMILL_DATABASE_URL has the scheme {urlsplit(url).scheme!r}; "
+                f"PREFMILL_DATABASE_URL has the scheme {_scheme(url)!r}; "
                 f"accepted: {', '.join(DATABASE_SCHEMES)}"
             )
+        if _scheme(url) == "sqlite" and sqlite_path(url) is None:
+            raise SettingsError(
+                "PREFMILL_DATABASE_URL names no file; accepted: sqlite:///ledger.db, "
+                "or sqlite:////absolute/path/ledger.db"
+            )
         return url
+
+
+def read_settings() -> Settings:
+    """The settings of this process. Raises: SettingsError."""
+    try:
+        return Settings()
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        name = f"PREFMILL_{'_'.join(map(str, first['loc'])).upper()}"
+        raise SettingsError(f"{name} is empty; accepted: a value, or no such variable") from None
+
+
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError:
+        return ""
 
 
 def sqlite_path(database_url: str) -> Path | None:
     """The file of an SQLite URL; None for another database or for one in memory."""
     prefix = "sqlite:///"
-    if not database_url.startswith(prefix) or database_url == prefix:
+    if not database_url.startswith(prefix) or database_url.removeprefix(prefix) in _IN_MEMORY:
         return None
     return Path(database_url.removeprefix(prefix))
 
@@ -71,6 +94,11 @@ def api_key(name: str, endpoint: Endpoint) -> str | None:
         raise SettingsError(
             f"{endpoint.api_key_env} is not set; endpoint {name!r} (endpoints.{name}.api_key_env) "
             "takes its key from there; accepted: a key, or api_key_env: null for none"
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise SettingsError(
+            f"{endpoint.api_key_env} holds characters that no HTTP header can carry; "
+            "accepted: printable ASCII"
         )
     return key
 

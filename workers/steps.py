@@ -6,6 +6,7 @@ by itself, and what goes wrong with it becomes data with a reason. Knows no Cele
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from workers.cache import Answer
@@ -50,23 +51,24 @@ async def _generation(
     calls: Calls, generator: Generator, key: str, prompt: Prompt, known: Mapping[str, Answer]
 ) -> Generation:
     request = {"messages": [{"role": "user", "content": prompt.instruction}]}
+    asked: dict[str, Any] = {"model": generator.model, "parameters": generator.parameters}
     try:
         answered = await calls.ask(generator, request, key=key, known=known)
     except CallEnded as exc:
         return Generation(
-            generator.name, generator.model, reason=exc.reason, detail=exc.detail, usage=exc.usage
+            generator.name, reason=exc.reason, detail=exc.detail, usage=exc.usage, **asked
         )
     completion = answered.completion
     cut = completion.finish_reason == "length" and generator.truncated == "fail"
     return Generation(
         generator.name,
-        generator.model,
         text=None if cut else completion.text,
         reason=TRUNCATED if cut else None,
         detail=f"cut off after {completion.output_tokens} tokens" if cut else "",
         finish_reason=completion.finish_reason,
         reported_model=completion.model,
         usage=answered.usage,
+        **asked,
     )
 
 
@@ -104,25 +106,24 @@ async def _judgement(
     shown = [""] * len(order)
     for generation, position in zip(generations, order, strict=True):
         shown[position] = generation.text or ""
+    made = partial(
+        Judgement, asked.name, asked.model, aspect, order=order, parameters=asked.parameters
+    )
     try:
         answered = await ask_judge(
             calls, recipe, asked, aspect, prompt.instruction, shown, key=key, known=known
         )
     except CallEnded as exc:
-        reason = f"judge_{exc.reason}"
-        return Judgement(
-            asked.name, asked.model, aspect, (), order, reason, exc.detail, None, exc.usage
-        )
+        return made(reason=f"judge_{exc.reason}", detail=exc.detail, usage=exc.usage)
     completion = answered.completion
-    facts: dict[str, Any] = {"reported_model": completion.model, "usage": answered.usage}
+    made = partial(made, reported_model=completion.model, usage=answered.usage)
     try:
         if completion.finish_reason == "length":
             raise InvalidJudgement(f"cut off after {completion.output_tokens} tokens")
         ratings = parse_reply(completion.text, len(order), aspect)
     except InvalidJudgement as exc:
-        return Judgement(asked.name, asked.model, aspect, (), order, UNPARSABLE, str(exc), **facts)
-    own_order = tuple(ratings[position] for position in order)
-    return Judgement(asked.name, asked.model, aspect, own_order, order, **facts)
+        return made(reason=UNPARSABLE, detail=str(exc))
+    return made(ratings=tuple(ratings[position] for position in order))
 
 
 async def ask_judge(
@@ -168,10 +169,14 @@ def conclude(
     generations: Mapping[str, Sequence[Generation]],
     judgements: Mapping[str, Sequence[Judgement]],
 ) -> list[Outcome]:
-    """The outcome of each prompt: paired, rejected with a reason, or failed with a reason. Pure."""
+    """The outcome of each prompt: paired, rejected with a reason, or failed with a reason. Pure.
+
+    A prompt whose judgement is missing has no outcome: it stays in flight, to be published again.
+    """
     return [
-        _outcome(recipe, key, tuple(generations[key]), tuple(judgements.get(key, ())))
-        for key in generations
+        _outcome(recipe, key, tuple(made), tuple(judgements.get(key, ())))
+        for key, made in generations.items()
+        if judgements.get(key) or not worth_judging(usable(made))
     ]
 
 

@@ -8,6 +8,7 @@ import sqlite3
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Connection,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     false,
 )
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from workers.errors import LedgerError, SettingsError
 from workers.settings import sqlite_path
@@ -33,6 +35,9 @@ from workers.settings import sqlite_path
 BUSY_TIMEOUT_S = 30
 
 metadata = MetaData()
+
+# SQLite numbers rows by itself only in a column that is called INTEGER.
+_LARGE = BigInteger().with_variant(Integer, "sqlite")
 
 runs = Table(
     "runs",
@@ -70,7 +75,7 @@ prompts = Table(
 pairs = Table(
     "pairs",
     metadata,
-    Column("sequence", Integer, primary_key=True, autoincrement=True),
+    Column("sequence", _LARGE, primary_key=True, autoincrement=True),
     Column("run", String(64), nullable=False),
     Column("key", String(64), nullable=False),
     Column("index", Integer, nullable=False),
@@ -84,7 +89,7 @@ calls = Table(
     Column("run", String(64), primary_key=True),
     Column("name", String(64), primary_key=True),
     *(
-        Column(name, Integer, nullable=False, default=0)
+        Column(name, _LARGE, nullable=False, default=0)
         for name in ("ok", "retried", "failed", "cached", "input_tokens", "output_tokens")
     ),
 )
@@ -128,7 +133,10 @@ def open_database(url: str, *, must_exist: bool = False) -> Engine:
 
 def shown(url: str) -> str:
     """A database URL without its password."""
-    return make_url(url).render_as_string(hide_password=True)
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        return "(a URL that cannot be read)"
 
 
 def first_line(exc: BaseException) -> str:

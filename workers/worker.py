@@ -14,7 +14,7 @@ from workers.calls import Calls
 from workers.errors import RecipeError
 from workers.ledger import Ledger
 from workers.recipe import LOCAL_MODEL_URL, Recipe, load
-from workers.settings import Settings, api_keys
+from workers.settings import Settings, api_keys, read_settings
 
 log = logging.getLogger(__name__)
 
@@ -82,5 +82,5 @@ def current() -> Worker:
     global _current
     with _lock:
         if _current is None:
-            _current = open_worker(Settings())
+            _current = open_worker(read_settings())
         return _current

@@ -399,10 +399,9 @@ def test_hostile_replies_are_refused_in_linear_time(piece: str) -> None:
         bulk,
         HEADED + bulk,
         f"{HEADED}4{bulk}x",
-        f"Rating{bulk}x",
-        f"Output for Text{bulk}x",
+        '{"texts": [' + bulk,
+        f'{{"texts": [{bulk}]}}',
     ]
-    replies += ['{"texts": [' + bulk, f'{{"texts": [{bulk}]}}', f'{{"texts": "{bulk}"}}']
     for reply in replies:
         started = time.process_time()
         try:

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producer.sources import BadRow, Item, Position, Row, identity, read, row_count
+from producer.prompts import BadRow, Item, Position, Row
+from producer.sources import identity, read, row_count
 from workers.errors import SourceError
 from workers.recipe import Columns, Source
 

@@ -1,0 +1,179 @@
+"""Rows out of CSV and Parquet files, numbered from 1, on from any number.
+
+A row that cannot be read is a `RowError` among the others; a file without rows of its own kind is a
+`SourceError`. What a row must hold is for `producer.prompts` to say.
+"""
+
+import csv
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from producer.lines import LONGEST, file_lines
+from producer.prompts import MAX_ROW_BYTES, Found, RowError, brief
+from workers.errors import SourceError
+
+log = logging.getLogger(__name__)
+
+#: What reading a CSV or Parquet file raises when the file is not what its name says.
+TABLE_ERRORS = (pa.ArrowException, csv.Error)
+
+
+class _CsvLines:
+    """A CSV file's lines as text; bytes that are no UTF-8 become surrogates and are found later.
+
+    An iterator and not a generator: it goes on after a line that is too long.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lines = file_lines(path)
+        self.number = 0
+
+    def __iter__(self) -> "_CsvLines":
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        assert line is not None
+        self.number = line.number
+        if line.text is None:
+            raise RowError("too_large", f"a line is longer than {LONGEST:,} bytes")
+        return line.text.decode(errors="surrogateescape") + "\n"
+
+
+def csv_rows(path: Path, column: str, start: int) -> Iterator[tuple[int, str, Found]]:
+    """A CSV file's rows after the first `start`: number, place, row.
+
+    Raises:
+        SourceError: it has no row of column names, or not the column.
+        OSError: it cannot be read.
+    """
+    csv.field_size_limit(MAX_ROW_BYTES)
+    lines = _CsvLines(path)
+    records = _csv_records(csv.reader(lines))
+    header = next(records, None)
+    if not isinstance(header, list):
+        raise SourceError(f"source.file: {path} does not begin with a row of column names")
+    _accepted(header, column, str(path))
+    for number, values in enumerate(records, 1):
+        if number <= start:
+            continue
+        row: Found
+        if isinstance(values, RowError):
+            row = values
+        elif len(values) != len(header):
+            found = f"the row has {len(values)} values"
+            row = RowError("wrong_type", f"{found}; accepted: {len(header)}, as in the header")
+        else:
+            row = dict(zip(header, values, strict=True))
+        yield number, f":{lines.number}", row
+
+
+def csv_count(path: Path) -> int:
+    """How many rows follow the header; reads the whole file."""
+    return sum(1 for row in csv.reader(_CsvLines(path)) if row) - 1
+
+
+def _csv_records(reader: Iterator[list[str]]) -> Iterator[list[str] | RowError]:
+    """The rows that are not blank; the reader goes on with the next line after an error."""
+    while True:
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as exc:
+            yield RowError("too_large" if "limit" in str(exc) else "wrong_type", brief(exc))
+        except RowError as error:
+            yield error
+        else:
+            if values:
+                yield values
+
+
+def parquet_rows(path: Path, column: str, start: int) -> Iterator[tuple[int, str, Found]]:
+    """A Parquet file's rows after the first `start`: number, place, row.
+
+    Raises:
+        SourceError: it has not the column, or two of one name.
+        OSError, TABLE_ERRORS: it cannot be read.
+    """
+    with pq.ParquetFile(path, buffer_size=1 << 20) as file:
+        names = storable(file.schema_arrow, column, str(path))
+        groups, number = _groups_from(file.metadata, start)
+        for batch in file.iter_batches(batch_size=64, row_groups=groups, columns=names):
+            first = min(batch.num_rows, max(0, start - number))
+            number += first
+            for row in _batch_rows(batch.slice(first)):
+                number += 1
+                yield number, f" row {number}", row
+
+
+def parquet_count(path: Path) -> int:
+    """How many rows the file's footer says it has."""
+    return int(pq.read_metadata(path).num_rows)
+
+
+def _groups_from(metadata: pq.FileMetaData, start: int) -> tuple[list[int], int]:
+    """The row groups that hold rows after `start`, and the number of rows before them."""
+    group, before = 0, 0
+    while group < metadata.num_row_groups:
+        size = metadata.row_group(group).num_rows
+        if before + size > start:
+            break
+        before += size
+        group += 1
+    return list(range(group, metadata.num_row_groups)), before
+
+
+def _batch_rows(batch: pa.RecordBatch) -> Iterator[Found]:
+    try:
+        yield from batch.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as exc:
+        if batch.num_rows > 1:
+            for number in range(batch.num_rows):
+                yield from _batch_rows(batch.slice(number, 1))
+            return
+        not_text = isinstance(exc, UnicodeDecodeError)
+        yield RowError("not_text" if not_text else "wrong_column_type", brief(exc))
+
+
+def _accepted(names: Sequence[str], column: str, name: str) -> None:
+    known = ", ".join(map(repr, names))[:300]
+    if column not in names:
+        raise SourceError(
+            f"source.columns.instruction: {name} has no column {column!r}; it has: {known}"
+        )
+    if len(set(names)) < len(names):
+        raise SourceError(f"source.file: {name} has several columns of one name: {known}")
+
+
+def storable(schema: pa.Schema, column: str, name: str) -> list[str]:
+    """The columns whose values JSON can hold; the others are left out with one warning.
+
+    Raises:
+        SourceError: the instruction `column` is not among them, or two have one name.
+    """
+    _accepted(schema.names, column, name)
+    kept = [field.name for field in schema if field.name == column or _json_able(field.type)]
+    left_out = [field for field in schema.names if field not in kept]
+    if left_out:
+        log.warning("source_columns_left_out", extra={"source": name, "columns": left_out})
+    return kept
+
+
+def _json_able(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return str(kind.extension_name) == "arrow.json"
+    if pa.types.is_nested(kind):
+        return not pa.types.is_map(kind) and all(
+            _json_able(kind.field(index).type) for index in range(kind.num_fields)
+        )
+    return not (
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )

@@ -1,0 +1,158 @@
+"""What `Calls` does without a single request: answers found in the cache, work handed back.
+
+That a call is held to its model's limit, asked again and stored is for the integration tests, which
+have servers to ask.
+"""
+
+import asyncio
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from workers.cache import Answer
+from workers.calls import Calls, HandedBack
+from workers.recipe import Recipe
+from workers.records import Usage, canonical_json, sha256
+
+REQUEST = {"messages": [{"role": "user", "content": "Why?"}]}
+RECIPE = Recipe.model_validate(
+    {
+        "name": "r",
+        "source": {"stdin": True},
+        "endpoints": {"here": {"base_url": "http://127.0.0.1:9/v1"}},
+        "generators": [
+            {"name": "a", "endpoint": "here", "model": "m", "parameters": {"max_tokens": 9}},
+            {"name": "b", "endpoint": "here", "model": "m"},
+        ],
+        "judges": [{"name": "j", "endpoint": "here", "model": "m"}],
+    }
+)
+
+
+class MemoryCache:
+    """An AnswerCache in a dictionary."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, dict[str, Answer]] = {}
+
+    async def recall(self, keys: Sequence[str]) -> dict[str, dict[str, Answer]]:
+        return {key: dict(self.held.get(key, {})) for key in keys}
+
+    async def keep(self, key: str, address: str, answer: Answer) -> None:
+        self.held.setdefault(key, {})[address] = answer
+
+    async def forget(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self.held.pop(key, None)
+
+
+def answer(text: str, retries: int = 0) -> Answer:
+    completion = {
+        "text": text,
+        "finish_reason": "stop",
+        "model": "m-0613",
+        "input_tokens": 12,
+        "output_tokens": 3,
+    }
+    return {"completion": completion, "retries": retries}
+
+
+def address(name: str, body: dict[str, Any]) -> str:
+    return sha256(canonical_json([name, body]))
+
+
+@pytest.fixture
+def calls() -> Iterator[Calls]:
+    opened = Calls(RECIPE, {"here": None}, MemoryCache())
+    yield opened
+    opened.close()
+
+
+def test_a_cached_answer_is_not_asked_for_again(calls: Calls) -> None:
+    body = {"model": "m", **REQUEST, "max_tokens": 9}
+    known = {address("a", body): answer("Because.", retries=2)}
+    answered = calls.run(calls.ask(RECIPE.generator("a"), REQUEST, key="k", known=known))
+    assert answered.completion.text == "Because."
+    assert answered.completion.finish_reason == "stop"
+    assert answered.usage == Usage(retries=2, cached=True, input_tokens=12, output_tokens=3)
+
+
+def test_two_generators_of_one_model_do_not_share_answers(calls: Calls) -> None:
+    body = {"model": "m", **REQUEST}
+    known = {address("a", body): answer("by a"), address("b", body): answer("by b")}
+    answered = calls.run(calls.ask(RECIPE.generator("b"), REQUEST, key="k", known=known))
+    assert answered.completion.text == "by b"
+
+
+def test_work_runs_on_one_loop_in_a_thread_of_its_own(calls: Calls) -> None:
+    async def where() -> tuple[str, int]:
+        return threading.current_thread().name, id(asyncio.get_running_loop())
+
+    first, second = calls.run(where()), calls.run(where())
+    assert first == second
+    assert first[0] == "calls"
+
+
+def test_what_work_raises_is_raised_to_the_task_that_waits(calls: Calls) -> None:
+    async def broken() -> None:
+        raise LookupError("broken")
+
+    with pytest.raises(LookupError, match="broken"):
+        calls.run(broken())
+
+
+def test_a_timeout_of_the_work_is_not_taken_for_one_of_the_task(calls: Calls) -> None:
+    async def broken() -> None:
+        raise TimeoutError("its own")
+
+    with pytest.raises(TimeoutError, match="its own"):
+        calls.run(broken(), timeout_s=10)
+
+
+def test_work_that_is_not_done_in_time_is_cancelled_and_handed_back(calls: Calls) -> None:
+    ended = threading.Event()
+
+    async def endless() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    with pytest.raises(HandedBack, match=r"not done within 0\.02 s"):
+        calls.run(endless(), timeout_s=0.02)
+    assert ended.wait(10)
+
+
+def test_work_that_is_cancelled_is_handed_back(calls: Calls) -> None:
+    begun, raised = threading.Event(), []
+
+    async def endless() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    def task() -> None:
+        try:
+            calls.run(endless())
+        except HandedBack as exc:
+            raised.append(exc)
+
+    waiting = threading.Thread(target=task)
+    waiting.start()
+    assert begun.wait(10)
+    assert calls.cancel() == 1
+    waiting.join(10)
+    assert len(raised) == 1
+    assert calls.cancel() == 0
+
+
+def test_closing_ends_the_loops_thread() -> None:
+    def loops() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "calls"}
+
+    before = loops()
+    opened = Calls(RECIPE, {"here": None}, MemoryCache())
+    (mine,) = loops() - before
+    opened.close()
+    assert not mine.is_alive()

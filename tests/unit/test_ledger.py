@@ -1,0 +1,625 @@
+"""The ledger on a real SQLite file: every prompt is accounted for, and nothing happens twice.
+
+Long because it holds the promises that everything else rests on.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import BigInteger, Column
+
+from workers.errors import ConfigurationError, LedgerError, SettingsError
+from workers.ledger import DETAIL_CHARACTERS, LOST, Counts, Ledger, Skip, sum_calls
+from workers.records import (
+    FAILED,
+    IN_FLIGHT,
+    PAIRED,
+    REJECTED,
+    Generation,
+    Judgement,
+    Outcome,
+    Pair,
+    Prompt,
+    Rating,
+    Usage,
+)
+from workers.tables import calls, pairs
+
+RUN = "run"
+NEVER, LATER = 0.0, 1e12
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    opened.open_run(RUN, "hash", {"seed": 0, "judging": {}})
+    yield opened
+    opened.close()
+
+
+def prompts(*names: str) -> dict[str, Prompt]:
+    """Prompts by key; a prompt's key is its name here."""
+    return {name: Prompt(f"instruction {name}", {"n": name}) for name in names}
+
+
+def accept(
+    ledger: Ledger,
+    names: Iterable[str],
+    *,
+    batch_size: int = 2,
+    skips: Sequence[Skip] = (),
+    run: str = RUN,
+) -> list[str]:
+    return ledger.accept(
+        run,
+        prompts(*names),
+        skips,
+        source="file",
+        position={"line": 1},
+        schema="schema",
+        batch_size=batch_size,
+    )
+
+
+def paired(key: str, *, usage: Usage | None = None) -> Outcome:
+    pair = Pair(f"good {key}", "model-a", 5.0, f"bad {key}", "model-b", 1.0)
+    spent = usage or Usage(retries=1, input_tokens=10, output_tokens=3)
+    generations = (
+        Generation("a", "model-a", text=pair.chosen, usage=spent),
+        Generation("b", "model-b", text=pair.rejected, usage=spent),
+    )
+    ratings = (Rating(5.0, "right"), Rating(1.0, "wrong"))
+    judgement = Judgement("j", "model-j", "overall-rating", ratings, (1, 0), usage=spent)
+    return Outcome(key, PAIRED, None, "", generations, (judgement,), (pair,))
+
+
+def failed(key: str, reason: str = "too_few_generations", detail: str = "") -> Outcome:
+    return Outcome(key, FAILED, reason, detail)
+
+
+def rejected(key: str) -> Outcome:
+    return Outcome(key, REJECTED, "tie")
+
+
+def counted(ledger: Ledger, run: str = RUN) -> Counts:
+    """All counts, after checking that they account for every prompt."""
+    counts = ledger.counts(run)
+    ended = counts.paired + sum(counts.rejected.values()) + sum(counts.failed.values())
+    assert counts.accepted == ledger.accepted(run) == ended + counts.in_flight
+    assert counts.in_flight == ledger.in_flight(run)
+    return counts
+
+
+def attempts_left(ledger: Ledger, key: str, most: int = 20) -> int:
+    """How often work on a prompt began, found by giving it up."""
+    for attempt in range(most, -1, -1):
+        if ledger.give_up(RUN, [key], attempt):
+            return attempt
+    raise AssertionError("not in flight")
+
+
+# A run
+
+
+def test_a_new_run_has_counted_nothing(ledger: Ledger) -> None:
+    assert counted(ledger) == Counts()
+    assert ledger.recipe_hash(RUN) == "hash"
+    assert ledger.recipe_hash("other") is None
+
+
+def test_the_same_recipe_opens_its_run_again(ledger: Ledger) -> None:
+    accept(ledger, "ab")
+    ledger.open_run(RUN, "hash", {"seed": 0})
+    assert counted(ledger).in_flight == 2
+
+
+def test_another_recipe_is_refused_with_what_changed_and_how_to_go_on(ledger: Ledger) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        ledger.open_run(RUN, "other", {"seed": 1, "judging": {}, "generators": []})
+    message = str(caught.value)
+    assert "seed, generators changed" in message
+    assert "judging" not in message
+    assert "--accept-changes" in message
+    assert "another name" in message
+    assert ledger.recipe_hash(RUN) == "hash"
+
+
+def test_a_key_that_went_away_is_named_too(ledger: Ledger) -> None:
+    with pytest.raises(ConfigurationError, match="judging changed"):
+        ledger.open_run(RUN, "other", {"seed": 0})
+
+
+def test_accepted_changes_release_what_is_in_flight(ledger: Ledger) -> None:
+    done, released = accept(ledger, "abcd")
+    ledger.published(RUN, [done, released])
+    ledger.begin(RUN, released, attempt=True)
+    ledger.commit(RUN, done, [paired("a"), paired("b")])
+    ledger.open_run(RUN, "other", {"seed": 1}, accept_changes=True)
+    assert ledger.recipe_hash(RUN) == "other"
+    assert ledger.begin(RUN, released) == {}
+    assert ledger.commit(RUN, released, [paired("c")]) == 0
+    (fresh,) = ledger.rebatch_unpublished(RUN, 8)
+    assert sorted(ledger.begin(RUN, fresh)) == ["c", "d"]
+    assert counted(ledger).paired == 2
+
+
+def test_accepted_changes_are_refused_no_more(ledger: Ledger) -> None:
+    ledger.open_run(RUN, "other", {"seed": 1}, accept_changes=True)
+    ledger.open_run(RUN, "other", {"seed": 1})
+    with pytest.raises(ConfigurationError, match="seed"):
+        ledger.open_run(RUN, "hash", {"seed": 0})
+
+
+def test_two_runs_in_one_ledger_do_not_touch_each_other(ledger: Ledger) -> None:
+    ledger.open_run("other", "hash", {})
+    (mine,), (theirs,) = accept(ledger, "a"), accept(ledger, "a", run="other")
+    assert ledger.begin("other", mine) == {}
+    assert ledger.commit(RUN, theirs, [paired("a")]) == 0
+    ledger.commit("other", theirs, [paired("a")])
+    assert (counted(ledger).in_flight, counted(ledger, "other").paired) == (1, 1)
+    assert list(ledger.pairs(RUN)) == []
+    assert len(list(ledger.pairs("other"))) == 1
+
+
+def test_the_ledger_is_still_there_when_it_is_opened_again(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/deep/er/ledger.db"
+    first = Ledger(url)
+    first.open_run(RUN, "hash", {})
+    (batch,) = accept(first, "ab")
+    first.commit(RUN, batch, [paired("a")])
+    first.close()
+    second = Ledger(url, must_exist=True)
+    counts = counted(second)
+    assert (counts.paired, counts.in_flight, counts.rows) == (1, 1, 1)
+    second.close()
+
+
+def test_a_ledger_that_must_exist_is_not_made(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with pytest.raises(SettingsError, match=r"no ledger at .*ledger\.db yet"):
+        Ledger(f"sqlite:///{path}", must_exist=True)
+    assert not path.exists()
+
+
+def test_a_file_that_is_no_database_is_a_ledger_error(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_text("this is no database, and long enough to be seen as none" * 20)
+    with pytest.raises(LedgerError, match="cannot be opened"):
+        Ledger(f"sqlite:///{path}")
+
+
+# Prompts in
+
+
+def test_accepted_prompts_lie_in_batches_of_the_size_asked_for(ledger: Ledger) -> None:
+    batches = accept(ledger, "abcde")
+    assert [sorted(ledger.begin(RUN, batch)) for batch in batches] == [
+        ["a", "b"],
+        ["c", "d"],
+        ["e"],
+    ]
+    assert counted(ledger).in_flight == 5
+
+
+def test_prompts_come_back_as_they_were(ledger: Ledger) -> None:
+    columns = {"z": [1, {"b": None}], "a": 1.5, "é": "\u2028\0"}
+    prompt = Prompt("Schäm\n\u2028\U0001f600 dich", columns)
+    (batch,) = ledger.accept(
+        RUN, {"k": prompt}, [], source="s", position={}, schema="x", batch_size=1
+    )
+    assert ledger.begin(RUN, batch) == {"k": prompt}
+
+
+def test_accepting_twice_is_accepting_once(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "ab")
+    assert accept(ledger, "ab") == []
+    assert sorted(ledger.begin(RUN, batch)) == ["a", "b"]
+    assert counted(ledger).accepted == 2
+
+
+def test_a_prompt_that_ended_is_not_accepted_anew(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "a")
+    ledger.commit(RUN, batch, [paired("a")])
+    assert accept(ledger, "a") == []
+    counts = counted(ledger)
+    assert (counts.paired, counts.in_flight, counts.rows) == (1, 0, 1)
+
+
+def test_among_known_prompts_only_the_new_ones_are_published(ledger: Ledger) -> None:
+    accept(ledger, "abc", batch_size=8)
+    batches = accept(ledger, "abcde")
+    assert sorted(key for batch in batches for key in ledger.begin(RUN, batch)) == ["d", "e"]
+    assert counted(ledger).accepted == 5
+
+
+def test_each_source_has_its_own_position(ledger: Ledger) -> None:
+    assert ledger.source_state(RUN, "one") == (None, None)
+    for source, line in (("one", 1), ("two", 2), ("one", 3)):
+        ledger.accept(RUN, {}, [], source=source, position={"line": line}, schema="s", batch_size=1)
+    assert ledger.source_state(RUN, "one") == ({"line": 3}, "s")
+    assert ledger.source_state(RUN, "two") == ({"line": 2}, "s")
+    assert ledger.source_state(RUN, "three") == (None, "s")
+    assert ledger.stored_schema(RUN) == "s"
+
+
+def test_an_unknown_run_has_no_position(ledger: Ledger) -> None:
+    assert ledger.source_state("other", "one") == (None, None)
+    assert ledger.stored_schema("other") is None
+
+
+def test_a_row_is_skipped_once_by_its_position(ledger: Ledger) -> None:
+    bad = [Skip("p.jsonl:1", "not_json", "x"), Skip("p.jsonl:2", "empty", "")]
+    accept(ledger, "a", skips=bad)
+    accept(ledger, "b", skips=[*bad, Skip("p.jsonl:3", "empty", "")])
+    counts = counted(ledger)
+    assert counts.skipped == {"not_json": 1, "empty": 2}
+    assert counts.accepted == 2
+
+
+# Work
+
+
+def test_an_attempt_counts_once_for_each_publication(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "a")
+    for _ in range(3):
+        assert list(ledger.begin(RUN, batch, attempt=True)) == ["a"]
+    (again,) = ledger.rebatch(RUN, 8)
+    for _ in range(3):
+        ledger.begin(RUN, again, attempt=True)
+    assert attempts_left(ledger, "a") == 2
+
+
+def test_looking_at_a_batch_is_no_attempt(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "a")
+    assert list(ledger.begin(RUN, batch)) == ["a"]
+    ledger.published(RUN, [batch])
+    ledger.rebatch(RUN, 8)
+    assert attempts_left(ledger, "a") == 0
+
+
+def test_a_stale_batch_begins_nothing_and_costs_no_attempt(ledger: Ledger) -> None:
+    (stale,) = accept(ledger, "ab")
+    (fresh,) = ledger.rebatch(RUN, 8)
+    assert ledger.begin(RUN, stale, attempt=True) == {}
+    assert ledger.begin(RUN, "never heard of", attempt=True) == {}
+    assert sorted(ledger.begin(RUN, fresh)) == ["a", "b"]
+    assert attempts_left(ledger, "a") == 0
+
+
+def test_a_prompt_that_ended_begins_no_more(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "ab")
+    ledger.commit(RUN, batch, [failed("a")])
+    assert list(ledger.begin(RUN, batch, attempt=True)) == ["b"]
+
+
+def test_every_outcome_is_accounted_for(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "abcde", batch_size=8)
+    outcomes = [paired("a"), rejected("b"), failed("c"), failed("d", "judge_timeout")]
+    assert ledger.commit(RUN, batch, outcomes) == 4
+    counts = counted(ledger)
+    assert (counts.in_flight, counts.paired, counts.rows) == (1, 1, 1)
+    assert counts.rejected == {"tie": 1}
+    assert counts.failed == {"too_few_generations": 1, "judge_timeout": 1}
+    assert (counts.accepted, counts.finished) == (5, 4)
+
+
+def test_committing_twice_changes_nothing(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "ab")
+    outcomes = [paired("a"), failed("b")]
+    assert ledger.commit(RUN, batch, outcomes) == 2
+    before, rows = counted(ledger), list(ledger.pairs(RUN))
+    assert ledger.commit(RUN, batch, outcomes) == 0
+    assert ledger.commit(RUN, batch, [failed("a"), paired("b")]) == 0
+    assert counted(ledger) == before
+    assert list(ledger.pairs(RUN)) == rows
+
+
+def test_the_same_prompt_twice_in_one_commit_ends_once(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "a")
+    assert ledger.commit(RUN, batch, [paired("a"), failed("a"), paired("a")]) == 1
+    counts = counted(ledger)
+    assert (counts.paired, counts.rows, counts.calls["a"]["ok"]) == (1, 1, 1)
+
+
+def test_committing_a_stale_batch_changes_nothing(ledger: Ledger) -> None:
+    (stale,) = accept(ledger, "a")
+    (fresh,) = ledger.rebatch(RUN, 8)
+    assert ledger.commit(RUN, stale, [paired("a")]) == 0
+    counts = counted(ledger)
+    assert (counts.in_flight, counts.rows, counts.calls) == (1, 0, {})
+    assert ledger.commit(RUN, fresh, [paired("a")]) == 1
+
+
+def test_an_outcome_of_an_unknown_prompt_changes_nothing(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "a")
+    assert ledger.commit(RUN, batch, [paired("z")]) == 0
+    assert counted(ledger).rows == 0
+
+
+def test_calls_are_summed_once(ledger: Ledger) -> None:
+    first, second = accept(ledger, "abcd")
+    cached = Usage(cached=True, input_tokens=7, output_tokens=2)
+    for _ in range(2):
+        ledger.commit(RUN, first, [paired("a"), paired("b", usage=cached)])
+    ledger.commit(RUN, second, [paired("c")])
+    spent = {
+        "ok": 3,
+        "retried": 2,
+        "failed": 0,
+        "cached": 1,
+        "input_tokens": 27,
+        "output_tokens": 8,
+    }
+    assert counted(ledger).calls == {"a": spent, "b": spent, "j": spent}
+
+
+def test_a_call_without_a_usable_answer_counts_as_failed() -> None:
+    generations = (
+        Generation("a", "model-a", reason="timeout", usage=Usage(retries=5)),
+        Generation("b", "model-b", text="cut", reason="truncated", usage=Usage(output_tokens=9)),
+    )
+    spent = sum_calls([Outcome("k", FAILED, "too_few_generations", "", generations)])
+    assert (spent["a"]["ok"], spent["a"]["failed"], spent["a"]["retried"]) == (0, 1, 5)
+    assert (spent["b"]["failed"], spent["b"]["output_tokens"]) == (1, 9)
+
+
+def test_pairs_come_back_in_sequence_page_by_page(ledger: Ledger) -> None:
+    order = "gcafbed"
+    for batch, key in zip(accept(ledger, order, batch_size=1), order, strict=True):
+        ledger.commit(RUN, batch, [paired(key)])
+    whole = list(ledger.pairs(RUN))
+    assert [judged.pair.chosen for judged in whole] == [f"good {key}" for key in order]
+    for page in (1, 2, 3, 7, 8):
+        assert list(ledger.pairs(RUN, page=page)) == whole
+
+
+def test_a_pair_comes_back_with_all_that_it_was_made_from(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "a")
+    outcome = paired("a")
+    ledger.commit(RUN, batch, [outcome])
+    (judged,) = ledger.pairs(RUN)
+    assert judged.prompt == prompts("a")["a"]
+    assert (judged.pair,) == outcome.pairs
+    assert judged.generations == outcome.generations
+    assert judged.judgements == outcome.judgements
+
+
+def test_a_detail_of_any_length_is_kept_to_its_bound(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "a")
+    detail = "\0" + "x" * 10 * DETAIL_CHARACTERS
+    assert ledger.commit(RUN, batch, [failed("a", detail=detail)]) == 1
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        failed("a", detail="HTTP 400 \ud83d"),
+        Outcome("a", FAILED, "x", "", (Generation("a", "m", text="t", reported_model="\ud83d"),)),
+        Outcome("a", FAILED, "x", "", (Generation("a", "m", text="t", finish_reason="\ud83d"),)),
+        Outcome(
+            "a", REJECTED, "tie", "", (), (Judgement("j", "m", "x", (Rating(1, "cut \ud83d"),)),)
+        ),
+    ],
+)
+def test_half_a_character_from_an_endpoint_does_not_stop_a_commit(
+    ledger: Ledger, outcome: Outcome
+) -> None:
+    (batch,) = accept(ledger, "a")
+    assert ledger.commit(RUN, batch, [outcome]) == 1
+
+
+@pytest.mark.parametrize("column", [calls.c.input_tokens, calls.c.output_tokens, pairs.c.sequence])
+def test_sums_and_sequences_outgrow_31_bits(column: Column[int]) -> None:
+    assert isinstance(column.type, BigInteger)
+
+
+# Looking after what is in flight
+
+
+def test_a_fresh_batch_makes_the_old_one_stale(ledger: Ledger) -> None:
+    old = accept(ledger, "abcde")
+    new = ledger.rebatch(RUN, 3)
+    assert not set(old) & set(new)
+    assert [len(ledger.begin(RUN, batch)) for batch in new] == [3, 2]
+    assert all(ledger.begin(RUN, batch) == {} for batch in old)
+    assert counted(ledger).in_flight == 5
+
+
+def test_only_these_prompts_are_put_into_fresh_batches(ledger: Ledger) -> None:
+    (old,) = accept(ledger, "abcd", batch_size=8)
+    (new,) = ledger.rebatch(RUN, 8, ["b", "d", "unknown"])
+    assert sorted(ledger.begin(RUN, old)) == ["a", "c"]
+    assert sorted(ledger.begin(RUN, new)) == ["b", "d"]
+
+
+def test_what_ended_is_not_published_again(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "ab")
+    ledger.commit(RUN, batch, [paired("a"), failed("b")])
+    assert ledger.rebatch(RUN, 8) == []
+    assert ledger.rebatch(RUN, 8, ["a", "b"]) == []
+    assert ledger.rebatch_unpublished(RUN, 8) == []
+
+
+def test_only_what_was_never_published_is_put_into_fresh_batches(ledger: Ledger) -> None:
+    sent, unsent = accept(ledger, "abcd")
+    ledger.published(RUN, [sent])
+    (fresh,) = ledger.rebatch_unpublished(RUN, 8)
+    assert sorted(ledger.begin(RUN, fresh)) == ["c", "d"]
+    assert ledger.begin(RUN, unsent) == {}
+    assert sorted(ledger.begin(RUN, sent)) == ["a", "b"]
+    ledger.published(RUN, [fresh])
+    assert ledger.rebatch_unpublished(RUN, 8) == []
+
+
+def test_a_fresh_batch_counts_as_unpublished(ledger: Ledger) -> None:
+    ledger.published(RUN, accept(ledger, "ab"))
+    ledger.rebatch(RUN, 8)
+    (again,) = ledger.rebatch_unpublished(RUN, 8)
+    assert sorted(ledger.begin(RUN, again)) == ["a", "b"]
+
+
+def test_a_window_of_any_size_can_be_published_again(ledger: Ledger) -> None:
+    # SQLite as Debian builds it takes 250,000 variables, as Python's own builds do 32,766.
+    assert ledger.give_up(RUN, [str(number) for number in range(300_000)], 3) == 0
+
+
+def test_what_was_published_before_is_overdue_by_batch(ledger: Ledger) -> None:
+    first, second = accept(ledger, "abc")
+    ledger.published(RUN, [first])
+    assert ledger.overdue(RUN, NEVER) == {}
+    overdue = ledger.overdue(RUN, LATER)
+    assert {batch: sorted(keys) for batch, keys in overdue.items()} == {
+        first: ["a", "b"],
+        second: ["c"],
+    }
+
+
+def test_what_ended_is_never_overdue(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "ab")
+    ledger.commit(RUN, batch, [paired("a")])
+    assert ledger.overdue(RUN, LATER) == {batch: ["b"]}
+
+
+def test_what_was_released_is_overdue_without_a_batch(ledger: Ledger) -> None:
+    ledger.published(RUN, accept(ledger, "a"))
+    ledger.open_run(RUN, "other", {}, accept_changes=True)
+    assert ledger.overdue(RUN, LATER) == {"": ["a"]}
+
+
+def test_a_prompt_is_lost_only_when_its_attempts_are_used_up(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "ab")
+    for attempt in range(1, 4):
+        assert ledger.give_up(RUN, ["a"], 3) == 0
+        assert counted(ledger).in_flight == 2
+        ledger.begin(RUN, batch, attempt=True)
+        if attempt < 3:
+            (batch,) = ledger.rebatch(RUN, 8)
+    assert ledger.give_up(RUN, ["a"], 3) == 1
+    assert ledger.give_up(RUN, ["a"], 3) == 0
+    counts = counted(ledger)
+    assert (counts.failed, counts.in_flight) == ({LOST: 1}, 1)
+
+
+def test_what_ended_is_never_given_up(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "a")
+    ledger.begin(RUN, batch, attempt=True)
+    ledger.commit(RUN, batch, [paired("a")])
+    assert ledger.give_up(RUN, ["a"], 1) == 0
+    assert counted(ledger).paired == 1
+
+
+def test_a_lost_prompt_takes_no_late_outcome(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "a")
+    ledger.begin(RUN, batch, attempt=True)
+    ledger.give_up(RUN, ["a"], 1)
+    assert ledger.commit(RUN, batch, [paired("a")]) == 0
+    counts = counted(ledger)
+    assert (counts.failed, counts.rows) == ({LOST: 1}, 0)
+
+
+# Any of these in any order
+
+MAX_ATTEMPTS = 2
+KEYS = st.lists(st.sampled_from("abcdef"), max_size=4, unique=True)
+
+
+class Mill(RuleBasedStateMachine):
+    """Producers, workers, sinks and a reconciler on one run, against a model of a few lines."""
+
+    numbers = itertools.count()
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self.ledger, self.run = ledger, f"run-{next(self.numbers)}"
+        ledger.open_run(self.run, "hash", {})
+        self.state: dict[str, str] = {}
+        self.batch: dict[str, str] = {}
+        self.attempts: dict[str, int] = {}
+        self.begun: set[str] = set()
+        self.batches: list[str] = []
+
+    def newest(self, batches: list[str]) -> None:
+        """Note where each prompt in these new batches lies now."""
+        self.batches += batches
+        for batch in batches:
+            for key in self.ledger.begin(self.run, batch):
+                self.batch[key] = batch
+                self.begun.discard(key)
+
+    def waiting(self, batch: str) -> list[str]:
+        return [k for k, s in self.state.items() if s == IN_FLIGHT and self.batch[k] == batch]
+
+    @rule(keys=KEYS, batch_size=st.integers(1, 3))
+    def accept(self, keys: list[str], batch_size: int) -> None:
+        new = [key for key in keys if key not in self.state]
+        self.state |= dict.fromkeys(new, IN_FLIGHT)
+        self.attempts |= dict.fromkeys(new, 0)
+        self.newest(accept(self.ledger, keys, batch_size=batch_size, run=self.run))
+        assert set(new) <= self.batch.keys()
+
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        batch = data.draw(st.sampled_from(self.batches))
+        mine = self.waiting(batch)
+        assert sorted(self.ledger.begin(self.run, batch, attempt=True)) == sorted(mine)
+        for key in set(mine) - self.begun:
+            self.attempts[key] += 1
+        self.begun |= set(mine)
+
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data(), keys=KEYS)
+    def commit(self, data: st.DataObject, keys: list[str]) -> None:
+        batch = data.draw(st.sampled_from(self.batches))
+        ways = data.draw(st.lists(st.sampled_from([paired, failed, rejected]), min_size=4))
+        outcomes = [way(key) for way, key in zip(ways, keys, strict=False)]
+        mine = set(self.waiting(batch))
+        new = [outcome for outcome in outcomes if outcome.key in mine]
+        assert self.ledger.commit(self.run, batch, outcomes) == len(new)
+        self.state |= {outcome.key: outcome.state for outcome in new}
+
+    @rule(keys=st.one_of(st.none(), KEYS), batch_size=st.integers(1, 3))
+    def rebatch(self, keys: list[str] | None, batch_size: int) -> None:
+        self.newest(self.ledger.rebatch(self.run, batch_size, keys))
+
+    @rule(keys=KEYS)
+    def give_up(self, keys: list[str]) -> None:
+        lost = [
+            key
+            for key in keys
+            if self.state.get(key) == IN_FLIGHT and self.attempts[key] >= MAX_ATTEMPTS
+        ]
+        assert self.ledger.give_up(self.run, keys, MAX_ATTEMPTS) == len(lost)
+        self.state |= dict.fromkeys(lost, FAILED)
+
+    @invariant()
+    def every_prompt_is_accounted_for(self) -> None:
+        counts = counted(self.ledger, self.run)
+        states = list(self.state.values())
+        assert counts.accepted == len(states)
+        assert counts.in_flight == states.count(IN_FLIGHT)
+        assert counts.paired == states.count(PAIRED)
+        assert sum(counts.rejected.values()) == states.count(REJECTED)
+        assert sum(counts.failed.values()) == states.count(FAILED)
+
+    @invariant()
+    def every_paired_prompt_has_one_row(self) -> None:
+        rows = [judged.prompt.columns["n"] for judged in self.ledger.pairs(self.run, page=2)]
+        assert sorted(rows) == sorted(k for k, s in self.state.items() if s == PAIRED)
+        assert sum(c["ok"] for c in self.ledger.counts(self.run).calls.values()) == 3 * len(rows)
+
+
+def test_whatever_happens_in_whatever_order_every_prompt_is_accounted_for(ledger: Ledger) -> None:
+    few = settings(max_examples=15, stateful_step_count=20, deadline=None)
+    run_state_machine_as_test(lambda: Mill(ledger), settings=few)

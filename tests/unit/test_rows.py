@@ -1,0 +1,182 @@
+"""The shapes that rows have, and the names under which a source's own columns ride along."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workers.records import Generation, Judgement, Pair, Prompt, Rating, Usage, sha256
+from workers.rows import (
+    COLUMNS,
+    DEFAULT,
+    DEFAULT_COLUMNS,
+    FULL,
+    FULL_COLUMNS,
+    TRL_NAMES,
+    aggregated,
+    default_row,
+    full_row,
+    rationales,
+    ride_along_names,
+)
+
+PROMPT = Prompt("Why is the sky blue?", {"topic": "physics"})
+PAIR = Pair("Rayleigh.", "model-a", 5.0, "Paint.", "model-b", 1.5)
+GENERATIONS = (
+    Generation(
+        "a",
+        "model-a",
+        text="Rayleigh.",
+        finish_reason="stop",
+        reported_model="model-a-0613",
+        usage=Usage(input_tokens=9, output_tokens=3),
+    ),
+    Generation("b", "model-b", text="Paint.", finish_reason="length"),
+    Generation("c", "model-c", reason="timeout", detail="no whole reply in 3 s"),
+)
+JUDGEMENT = Judgement(
+    "j", "model-j", "overall-rating", (Rating(5.0, "right"), Rating(1.5, "wrong")), (1, 0)
+)
+
+
+def full() -> dict[str, Any]:
+    return full_row(PROMPT, PAIR, GENERATIONS, [JUDGEMENT])
+
+
+def message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def test_default_has_the_seeds_eight_columns_in_order() -> None:
+    names = (
+        "prompt prompt_id chosen chosen_model chosen_rating rejected rejected_model rejected_rating"
+    )
+    assert [name for name, _ in DEFAULT_COLUMNS] == names.split()
+    assert list(default_row(PROMPT, PAIR)) == names.split()
+
+
+def test_a_default_row_holds_the_prompt_apart_from_the_answers() -> None:
+    assert default_row(PROMPT, PAIR) == {
+        "prompt": [message("user", PROMPT.instruction)],
+        "prompt_id": sha256(PROMPT.instruction),
+        "chosen": [message("assistant", "Rayleigh.")],
+        "chosen_model": "model-a",
+        "chosen_rating": 5.0,
+        "rejected": [message("assistant", "Paint.")],
+        "rejected_model": "model-b",
+        "rejected_rating": 1.5,
+    }
+
+
+def test_a_full_row_has_just_the_columns_of_full() -> None:
+    assert sorted(full()) == sorted(name for name, _ in FULL_COLUMNS)
+    assert COLUMNS == {DEFAULT: DEFAULT_COLUMNS, FULL: FULL_COLUMNS}
+
+
+def test_a_full_row_has_distilabels_shape() -> None:
+    row = full()
+    asked = message("user", PROMPT.instruction)
+    assert (row["instruction"], row["prompt"]) == (PROMPT.instruction, PROMPT.instruction)
+    assert row["system_prompt"] is None
+    assert row["generations"] == ["Rayleigh.", "Paint."]
+    assert row["generation_models"] == ["model-a", "model-b"]
+    assert row["ratings"] == [5.0, 1.5]
+    assert row["rationales"] == ["right", "wrong"]
+    assert row["model_name"] == "model-j"
+    assert row["chosen"] == [asked, message("assistant", "Rayleigh.")]
+    assert row["rejected"] == [asked, message("assistant", "Paint.")]
+
+
+def test_both_rows_tell_the_same_pair() -> None:
+    shared = ("prompt_id", "chosen_model", "chosen_rating", "rejected_model", "rejected_rating")
+    default = default_row(PROMPT, PAIR)
+    assert [full()[name] for name in shared] == [default[name] for name in shared]
+
+
+def test_metadata_says_how_each_generation_ended() -> None:
+    facts = json.loads(full()["metadata"])["generations"]
+    assert [fact["generator"] for fact in facts] == ["a", "b", "c"]
+    assert [fact["finish_reason"] for fact in facts] == ["stop", "length", None]
+    assert [fact["truncated"] for fact in facts] == [False, True, False]
+    assert [fact["failed"] for fact in facts] == [None, None, "timeout"]
+    assert (facts[0]["input_tokens"], facts[0]["output_tokens"]) == (9, 3)
+    assert facts[0]["reported_model"] == "model-a-0613"
+
+
+def test_metadata_says_in_which_order_the_judge_saw_the_texts() -> None:
+    (fact,) = json.loads(full()["metadata"])["judgements"]
+    assert (fact["judge"], fact["model"], fact["aspect"]) == ("j", "model-j", "overall-rating")
+    assert fact["order"] == [1, 0]
+    assert fact["ratings"] == [5.0, 1.5]
+
+
+def test_metadata_says_with_which_parameters_models_were_asked() -> None:
+    assert "parameters" in json.loads(full()["metadata"])["generations"][0]
+
+
+def test_judges_of_one_model_are_named_once() -> None:
+    other = Judgement("k", "model-k", "overall-rating", JUDGEMENT.ratings, (0, 1))
+    row = full_row(PROMPT, PAIR, GENERATIONS, [JUDGEMENT, other, JUDGEMENT])
+    assert row["model_name"] == "model-j+model-k"
+
+
+def test_a_judgement_that_failed_rates_nothing() -> None:
+    failed = Judgement("j", "model-j", "overall-rating", (), (0, 1), "judge_timeout")
+    assert aggregated([failed], 2) == [None, None]
+    assert rationales([failed], 2) == ["", ""]
+    assert aggregated([], 3) == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ([], []),
+        (["topic", "Prompt"], ["topic", "Prompt"]),
+        (["prompt"], ["source_prompt"]),
+        (["prompt", "source_prompt"], ["source_source_prompt", "source_prompt"]),
+        (["source_prompt", "prompt"], ["source_prompt", "source_source_prompt"]),
+        (
+            ["prompt", "source_prompt", "source_source_prompt"],
+            ["source_source_source_prompt", "source_prompt", "source_source_prompt"],
+        ),
+        (["generations", "instruction"], ["source_generations", "source_instruction"]),
+        (["margin", "images"], ["source_margin", "source_images"]),
+        (["ref_chosen_logps", "ref_x"], ["source_ref_chosen_logps", "ref_x"]),
+        (["ids", "idsx"], ["ids", "idsx"]),
+    ],
+)
+def test_a_name_that_is_taken_gets_a_prefix_until_it_is_free(
+    theirs: list[str], ours: list[str]
+) -> None:
+    assert ride_along_names(theirs) == dict(zip(theirs, ours, strict=True))
+
+
+@pytest.mark.timeout(5)  # a name that stays taken under any number of prefixes has no end
+@pytest.mark.parametrize("name", ["input_ids", "category_ids", "_ids", "ref_chosen_logps"])
+def test_a_name_that_trl_acts_on_by_its_ending_gets_one_prefix(name: str) -> None:
+    assert ride_along_names([name]) == {name: f"source_{name}"}
+    both = ride_along_names([name, f"source_{name}"])
+    assert both == {name: f"source_source_{name}", f"source_{name}": f"source_{name}"}
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.builds(
+            lambda times, name: "source_" * times + name,
+            st.integers(0, 3),
+            st.sampled_from(["prompt", "chosen", "label", "topic", "ref_a_logps", "a_ids", ""]),
+        ),
+        unique=True,
+    )
+)
+def test_no_two_columns_share_a_name_and_none_is_ours(theirs: list[str]) -> None:
+    names = ride_along_names(theirs)
+    taken = {name for name, _ in (*DEFAULT_COLUMNS, *FULL_COLUMNS)} | TRL_NAMES
+    assert list(names) == theirs
+    assert len(set(names.values())) == len(theirs)
+    assert not taken & set(names.values())
+    assert all(ours.endswith(name) for name, ours in names.items())
+    assert all(names[name] == name for name in theirs if name in ("topic", ""))
