@@ -2,7 +2,7 @@
 
 It is taken to grow at its end only: after a new revision reading goes on with the row that follows
 the last one. Whatever `datasets` and `huggingface_hub` raise ends here as a `SourceError`; both are
-imported late, because they take seconds and most sources need neither.
+imported late, because that is slow and most sources need neither.
 """
 
 import logging

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from workers.records import sha256
 
 #: The most characters of a rationale in a schema-constrained reply.
-RATIONALE_CHARACTERS = 300
+RATIONALE_CHARACTERS = 200
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _ENVIRONMENT = Environment(
