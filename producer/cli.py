@@ -3,7 +3,7 @@
     0 done    1 more failed than --max-failed, or it broke    2 usage or configuration
     130 interrupted (143 by SIGTERM): a second `run` resumes
 
-What a command does lies elsewhere and is imported when it is called: a worker must not pay for what
+One function a command, which makes the module long. What a command does lies elsewhere and is imported when it is called: a worker must not pay for what
 an export needs.
 """
 
@@ -142,7 +142,7 @@ def init(
     recipe: RecipeArgument = None, database: Database = None, log_format: Logging = LogFormat.text
 ) -> None:
     """Write a shipped recipe here, to edit."""
-    from workers.recipe import SHIPPED, load, shipped
+    from workers.recipe_file import SHIPPED, load, shipped
 
     settings = _settings(None, database, log_format)
     name = recipe or settings.recipe
@@ -240,7 +240,7 @@ def status(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """What became of the prompts: accepted = in flight + paired + rejected + failed."""
-    from producer.status import dumped, table
+    from producer.status import dumped, lines
     from workers.ledger import Ledger
 
     settings, loaded = _begin(recipe, database, log_format)
@@ -253,7 +253,7 @@ def status(
         else:
             if watch and out.is_terminal:
                 out.clear()
-            out.print(table(loaded.name, counts))
+            _print_lines(lines(loaded.name, counts))
         if not watch:
             return
         time.sleep(2.0)
@@ -334,7 +334,7 @@ def _settings(recipe: str | None, database: str | None, log_format: LogFormat) -
 def _begin(
     recipe: str | None, database: str | None, log_format: LogFormat
 ) -> tuple["Settings", "Recipe"]:
-    from workers.recipe import load
+    from workers.recipe_file import load
 
     settings = _settings(recipe, database, log_format)
     settings.require_database()
@@ -429,6 +429,11 @@ def _local_model(recipe: "Recipe") -> Iterator["Recipe"]:
             stop([model.child], grace_s=5)
 
 
+def _print_lines(lines: list[str]) -> None:
+    for line in lines:
+        out.print(line, markup=False)
+
+
 def _indented(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
     return "\n".join(f"  {line}" for line in text.splitlines())
@@ -437,11 +442,10 @@ def _indented(value: object) -> str:
 def _summary(
     recipe: "Recipe", counts: "Counts", ledger: "Ledger", folder: Path, elapsed_s: float
 ) -> None:
-    from producer.status import table
+    from producer.status import lines
     from workers.rows import default_row
 
-    out.print(table(recipe.name, counts))
-    out.print(f" time         {elapsed_s:.0f} s", markup=False)
+    _print_lines([*lines(recipe.name, counts), f"in {elapsed_s:.0f} s"])
     judged = next(iter(ledger.pairs(recipe.name, page=1)), None)
     if judged is None:
         out.print(f"\nno pairs, so {folder / 'dataset'} holds its README alone", markup=False)
@@ -453,13 +457,13 @@ def _summary(
 
 def main() -> None:
     """The `prefmill` script."""
+    # What has nothing to wind up ends at once; `run`, `enqueue` and workers have their own way.
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
     try:
         app(standalone_mode=True)
     except Interrupted as exc:
         err.print("prefmill: interrupted; run again to go on", markup=False)
         raise SystemExit(128 + exc.signal) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
     except ConfigurationError as exc:
         err.print(f"prefmill: {exc}", markup=False)
         raise SystemExit(2) from None

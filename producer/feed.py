@@ -153,3 +153,5 @@ class Feed:
                     log.warning("feed.paused", extra={"because": str(exc)})
                 told = True
                 self.stopping.wait(2.0)
+                # Under new ids: some of these messages may have left before the broker went.
+                batches = self.ledger.rebatch_unpublished(self.recipe.name, self._batch_size)

@@ -1,9 +1,8 @@
 """What the ledger says about a run, for machines and for people. All of it is derived."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
-
-from rich.table import Table
 
 from workers.ledger import Counts
 
@@ -29,29 +28,30 @@ def dumped(run: str, counts: Counts) -> str:
     return json.dumps(as_json(run, counts), indent=2)
 
 
-def table(run: str, counts: Counts) -> Table:
+def lines(run: str, counts: Counts) -> list[str]:
     """The same for people."""
-    grid = Table(title=f"run {run}", title_justify="left", box=None, show_header=False)
-    grid.add_row("accepted", str(counts.accepted))
-    grid.add_row("in flight", str(counts.in_flight))
-    grid.add_row("paired", f"{counts.paired}  ({counts.rows} rows)")
-    grid.add_row("rejected", _reasons(dict(counts.rejected)))
-    grid.add_row("failed", _reasons(dict(counts.failed)))
+    facts = [
+        ("run", run),
+        ("accepted", str(counts.accepted)),
+        ("in flight", str(counts.in_flight)),
+        ("paired", f"{counts.paired}  ({counts.rows} rows)"),
+        ("rejected", _reasons(counts.rejected)),
+        ("failed", _reasons(counts.failed)),
+    ]
     if counts.skipped:
-        grid.add_row("skipped rows", _reasons(dict(counts.skipped)))
-    for name, calls in counts.calls.items():
-        grid.add_row(f"calls {name}", calls_line(dict(calls)))
-    return grid
+        facts.append(("skipped rows", _reasons(counts.skipped)))
+    facts += [(f"calls {name}", _calls(calls)) for name, calls in counts.calls.items()]
+    width = max(len(name) for name, _ in facts)
+    return [f"{name:<{width}}  {value}" for name, value in facts]
 
 
-def _reasons(reasons: dict[str, int]) -> str:
+def _reasons(reasons: Mapping[str, int]) -> str:
     parts = ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items()))
     total = str(sum(reasons.values()))
     return f"{total}  ({parts})" if parts else total
 
 
-def calls_line(calls: dict[str, int]) -> str:
-    """One model's calls on one line."""
+def _calls(calls: Mapping[str, int]) -> str:
     return (
         f"{calls['ok']} ok, {calls['failed']} failed, {calls['retried']} retried, "
         f"{calls['cached']} from cache, {calls['input_tokens']} + {calls['output_tokens']} tokens"

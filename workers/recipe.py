@@ -1,19 +1,17 @@
 """The Recipe: what to generate, with which models, judged how, from which source.
 
-YAML enters here and nowhere else; after `load` every value is typed, frozen and checked. A recipe
-never holds a key, only the name of the variable that does. It knows nothing of brokers, databases
-or tokens: those are Settings. `${VAR}` is not expanded.
+Every value is typed, frozen and checked. A recipe never holds a key, only the name of the variable
+that does. It knows nothing of brokers, databases or tokens: those are Settings; nor of files: those
+are `workers.recipe_file`.
 """
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -21,25 +19,17 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    ValidationError,
     model_validator,
 )
 
-from workers.errors import RecipeError
 from workers.judging import template_hash
 from workers.records import canonical_json, sha256
 
 #: `base_url` of the small model that `prefmill run` and `prefmill try` serve on this machine.
 LOCAL_MODEL_URL = "local:smollm2-135m-instruct"
 
-#: Recipes that come with prefmill, by name.
-SHIPPED = Path(__file__).parent / "recipes"
-
 #: Request fields that prefmill itself sets; a recipe's `parameters` may not.
 OWN_PARAMETERS = frozenset({"model", "messages", "stream", "n", "response_format"})
-
-#: Keys whose value may be a secret written in the wrong place: never echoed.
-UNSPOKEN = frozenset({"api_key_env", "base_url", "proxy"})
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 # Upper case, as such names are by custom, so that a key that stands here by mistake is refused.
@@ -112,6 +102,12 @@ Slug = Annotated[str, AfterValidator(_slug)]
 Seconds = Annotated[float, BeforeValidator(_whole), Field(gt=0)]
 Slots = Annotated[int, Field(ge=1, le=10_000)]
 Parameters = Annotated[dict[str, JsonValue], AfterValidator(_parameters)]
+
+
+def shown(value: object) -> str:
+    """A value for an error message, cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 class Section(BaseModel):
@@ -273,7 +269,7 @@ class Recipe(Section):
             seen.add(model.name)
             if model.endpoint not in self.endpoints:
                 known = ", ".join(self.endpoints)
-                raise ValueError(f"{key}.endpoint: {_shown(model.endpoint)}; accepted: {known}")
+                raise ValueError(f"{key}.endpoint: {shown(model.endpoint)}; accepted: {known}")
         if self.fleet.window < self.fleet.batch_size:
             size = self.fleet.batch_size
             raise ValueError(
@@ -284,132 +280,3 @@ class Recipe(Section):
     def _keyed_models(self) -> Iterator[tuple[str, Generator | Judge]]:
         yield from ((f"generators[{i}]", model) for i, model in enumerate(self.generators))
         yield from ((f"judges[{i}]", model) for i, model in enumerate(self.judges))
-
-
-_MERGE = "tag:yaml.org,2002:merge"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses the same key twice instead of keeping the last."""
-
-
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
-    for key, times in Counter(map(str, keys)).items():
-        if times > 1:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} twice", node.start_mark
-            )
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def shipped() -> list[str]:
-    """Names of the recipes that come with prefmill."""
-    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
-
-
-def find(name: str) -> Path:
-    """The file of a recipe, given its path or the name of a shipped one. Raises: RecipeError."""
-    if name in shipped():
-        return SHIPPED / f"{name}.yaml"
-    path = Path(name)
-    if not path.is_file():
-        raise RecipeError(f"recipe {name!r}: no such file; shipped recipes: {', '.join(shipped())}")
-    return path
-
-
-def load(name: str) -> Recipe:
-    """Read a recipe, given its path or the name of a shipped one.
-
-    A relative `source.file` counts from the recipe's own folder.
-    Raises: RecipeError, in one line, naming the key, the value and what is accepted.
-    """
-    path = find(name)
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except (OSError, UnicodeDecodeError, RecursionError) as exc:
-        raise RecipeError(f"{path}: cannot be read: {exc}") from exc
-    except yaml.MarkedYAMLError as exc:
-        # Without the text around it, which may hold a secret in the wrong place.
-        at = f"line {exc.problem_mark.line + 1}: " if exc.problem_mark else ""
-        raise RecipeError(f"{path}: not YAML: {at}{exc.problem}") from None
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, OverflowError):
-        raise RecipeError(f"{path}: not YAML: a value is not what its tag says") from None
-    if not isinstance(data, dict):
-        raise RecipeError(f"{path}: a {type(data).__name__}; accepted: a mapping that has a name")
-    try:
-        recipe = Recipe.model_validate(data)
-    except ValidationError as exc:
-        raise RecipeError(f"{path}: {explain(exc)}") from None
-    return _at(recipe, path.resolve().parent)
-
-
-def _at(recipe: Recipe, folder: Path) -> Recipe:
-    if recipe.source.file is None:
-        return recipe
-    source = recipe.source.model_copy(update={"file": folder / recipe.source.file})
-    return recipe.model_copy(update={"source": source})
-
-
-def explain(error: ValidationError) -> str:
-    """One line for the first of a recipe's errors: key, value, what is accepted; how many more."""
-    first, *others = error.errors()
-    key = "".join(
-        f"[{part}]" if isinstance(part, int) else f".{part}" for part in _key(first["loc"])
-    ).lstrip(".")
-    line = f"{_one_line(key)}: {_problem(first)}" if key else _problem(first)
-    return f"{line} (and {len(others)} more)" if others else line
-
-
-def _one_line(text: str) -> str:
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
-
-
-def _key(loc: tuple[int | str, ...]) -> Iterator[int | str]:
-    """The path of a key, without the steps that are pydantic's own, such as union members."""
-    return (part for part in loc if part != "[key]")
-
-
-def _problem(error: Any) -> str:
-    kind, context = error["type"], error.get("ctx", {})
-    if kind == "missing":
-        return "missing, and required"
-    if kind == "extra_forbidden":
-        return f"unknown key; accepted: {', '.join(_accepted_keys(error['loc']))}"
-    if kind == "value_error":
-        accepted = str(context["error"])
-        if not error["loc"]:
-            return accepted
-    else:
-        accepted = re.sub(r"^(Input should be|.* should have|.* should be) ", "", error["msg"])
-    hidden = any(part in UNSPOKEN for part in error["loc"]) or (
-        # A URL, with whatever stands in it, where an endpoint's settings belong.
-        error["loc"][0] == "endpoints" and "://" in str(error["input"])
-    )
-    if hidden or (isinstance(error["input"], (dict, list, BaseModel)) and kind == "value_error"):
-        return f"accepted: {accepted}"
-    return f"{_shown(error['input'])}; accepted: {accepted}"
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _accepted_keys(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys of the section that holds an unknown key."""
-    sections: Mapping[str, type[Section]] = {
-        "source": Source,
-        "columns": Columns,
-        "endpoints": Endpoint,
-        "generators": Generator,
-        "judges": Judge,
-        "judging": Judging,
-        "pairs": Pairs,
-        "fleet": Fleet,
-    }
-    holders = [sections[part] for part in loc[:-1] if isinstance(part, str) and part in sections]
-    return list((holders[-1] if holders else Recipe).model_fields)

@@ -13,7 +13,8 @@ from workers.cache import RedisCache
 from workers.calls import Calls
 from workers.errors import RecipeError
 from workers.ledger import Ledger
-from workers.recipe import LOCAL_MODEL_URL, Recipe, load
+from workers.recipe import LOCAL_MODEL_URL, Recipe
+from workers.recipe_file import load
 from workers.settings import Settings, api_keys, read_settings
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from datasets import load_dataset
 from tests.hub_server import HubServer, hub_environment
 from tests.llm_server import LlmServer
 from tests.mill import mill
-from workers.recipe import SHIPPED
+from workers.recipe_file import SHIPPED
 
 LLAMA, MIXTRAL = "meta-llama/Meta-Llama-3-8B-Instruct", "mistralai/Mixtral-8x7B-Instruct-v0.1"
 

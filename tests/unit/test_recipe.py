@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from workers.errors import RecipeError
-from workers.recipe import LOCAL_MODEL_URL, Recipe, load, shipped
+from workers.recipe import LOCAL_MODEL_URL, Recipe
+from workers.recipe_file import load, shipped
 
 SECRET = "hf-NeverPrintMe"
 
