@@ -3,8 +3,8 @@
     0 done    1 more failed than --max-failed, or it broke    2 usage or configuration
     130 interrupted (143 by SIGTERM): a second `run` resumes
 
-One function a command, which makes the module long. What a command does lies elsewhere and is imported when it is called: a worker must not pay for what
-an export needs.
+One function a command, which makes the module long. What a command does lies elsewhere and is
+imported when it is called: a worker must not pay for what an export needs.
 """
 
 import json
