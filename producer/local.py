@@ -6,24 +6,21 @@ was left by an earlier run, killed or not, is picked up: its queues are dropped,
 kept, and everything in flight is published at once.
 """
 
-import fcntl
 import logging
 import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 import yaml
 from celery import Celery
 
 from producer.children import Child, spawn, stop
 from producer.feed import Feed
+from producer.guards import deaf, locked, signals
 from producer.model_server import start_model_server
 from producer.progress import Display, stages
 from producer.prompts import BadRow
@@ -31,7 +28,7 @@ from producer.sources import row_count
 from producer.valkey import start_valkey
 from workers.app import make_app
 from workers.broker import Broker
-from workers.errors import Interrupted, PrefmillError, SettingsError
+from workers.errors import PrefmillError
 from workers.flow import publish
 from workers.ledger import Counts, Ledger
 from workers.recipe import LOCAL_MODEL_URL, Recipe
@@ -87,7 +84,7 @@ class LocalRun:
         """
         api_keys(self.recipe)
         self.out.mkdir(parents=True, exist_ok=True)
-        with _locked(self.out), _signals():
+        with locked(self.out), signals():
             try:
                 ledger = Ledger(self.database_url)
                 fingerprint = self.recipe.fingerprint()
@@ -100,7 +97,7 @@ class LocalRun:
                 broker_url, recipe = self._start_services()
                 return self._grind(ledger, broker_url, recipe, display)
             finally:
-                with _deaf():
+                with deaf():
                     stop(self._workers, grace_s=GRACE_S + 5)
                     stop(self._services, grace_s=5)
 
@@ -257,47 +254,3 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write what runs, for the workers and for whoever asks later. It holds no key."""
     data = recipe.model_dump(mode="json", exclude_defaults=True)
     path.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for one run at a time; the lock goes with the process."""
-    with (folder / "lock").open("w") as lock:
-        deadline = time.monotonic() + 5
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as exc:
-                # A run that was just killed may take its children along a moment later.
-                if time.monotonic() > deadline:
-                    raise SettingsError(
-                        f"--out {folder}: another run works there; accepted: a folder of its own"
-                    ) from exc
-            time.sleep(0.1)
-        yield
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does."""
-
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        raise Interrupted(number)
-
-    before = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """Impatience must not leave orphans: the end of a run is bounded and not interrupted."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    yield
