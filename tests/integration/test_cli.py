@@ -72,7 +72,7 @@ def test_a_shipped_recipe_is_written_to_be_edited_and_passes_its_check(tmp_path:
         assert one.call("init", "local").returncode == 2
         checked = one.call("check", "local.yaml")
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "20 prompts: 60 calls" in checked.stdout
+    assert "16 prompts: 48 calls" in checked.stdout
 
 
 def test_a_check_that_fails_says_why(tmp_path: Path) -> None:
