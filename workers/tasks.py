@@ -137,8 +137,9 @@ def sink(judged: dict[str, Any], message: dict[str, str]) -> None:
             {k: [generation_from_json(g) for g in v] for k, v in judged["generations"].items()},
             {k: [judgement_from_json(j) for j in v] for k, v in judged["judgements"].items()},
         )
-        mill.ledger.commit(batch.run, batch.id, outcomes)
-        mill.calls.run(mill.calls.cache.forget([outcome.key for outcome in outcomes]))
+        # A stale batch commits nothing: its prompts' answers are needed by a newer one.
+        if mill.ledger.commit(batch.run, batch.id, outcomes):
+            mill.calls.run(mill.calls.cache.forget([outcome.key for outcome in outcomes]))
 
 
 @app.task(name=RECONCILE)  # type: ignore[untyped-decorator]
