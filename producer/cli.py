@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from importlib.metadata import version
@@ -180,7 +180,8 @@ def enqueue(
     ledger = Ledger(settings.require_database())
     ledger.open_run(loaded.name, loaded.hash, loaded.fingerprint(), accept_changes=accept_changes)
     before = ledger.accepted(loaded.name)
-    feed = Feed(make_app(broker_url), ledger, loaded, follow=follow, on_skip=_show_skip)
+    celery_app = make_app(broker_url, settings.visibility_timeout)
+    feed = Feed(celery_app, ledger, loaded, follow=follow, on_skip=_show_skip)
     with _stopped_by_signals(feed.stopping.set) as stopped, _heartbeat(ledger, loaded.name):
         feed.run()
     accepted = ledger.accepted(loaded.name)
@@ -259,6 +260,56 @@ def status(
         time.sleep(2.0)
 
 
+@app.command()
+def failures(
+    recipe: RecipeArgument = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Put all failed prompts back in flight.")
+    ] = False,
+    database: Database = None,
+    log_format: Logging = LogFormat.text,
+) -> None:
+    """Failed prompts and messages set aside: reason, attempts, last error."""
+    from producer import failures as listing
+    from workers.app import make_app
+    from workers.ledger import Ledger
+
+    settings, loaded = _begin(recipe, database, log_format)
+    broker_url = settings.require_broker() if settings.broker_url else None
+    ledger = Ledger(settings.require_database(), must_exist=True)
+    if not retry:
+        found, aside = ledger.failures(loaded.name), listing.look(broker_url, loaded)
+        if as_json:
+            sys.stdout.write(listing.as_json(loaded.name, found, aside) + "\n")
+        else:
+            _print_lines(listing.lines(found, aside))
+        return
+    ledger.open_run(loaded.name, loaded.hash, loaded.fingerprint())
+    celery_app = make_app(broker_url, settings.visibility_timeout) if broker_url else None
+    done = listing.retry(
+        ledger, loaded, broker_url, celery_app, lambda n: err.print(f"put back in flight: {n}")
+    )
+    later = "" if broker_url else "; they go out with the next `prefmill run`"
+    err.print(f"{done} prompts are in flight again{later}", markup=False)
+
+
+@app.command()
+def pause(
+    recipe: RecipeArgument = None, database: Database = None, log_format: Logging = LogFormat.text
+) -> None:
+    """Begin no LLM call and accept no prompt until `resume`. Calls under way end."""
+    _set_pause(recipe, database, log_format, paused=True)
+
+
+@app.command()
+def resume(
+    recipe: RecipeArgument = None, database: Database = None, log_format: Logging = LogFormat.text
+) -> None:
+    """Go on after `pause`, and try endpoints that turned calls away again at once."""
+    _set_pause(recipe, database, log_format, paused=False)
+
+
 @app.command(name="try")
 def try_(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", show_default=False)],
@@ -302,12 +353,22 @@ def export(
 
 @app.command()
 def check(
-    recipe: RecipeArgument = None, database: Database = None, log_format: Logging = LogFormat.text
+    recipe: RecipeArgument = None,
+    worker: Annotated[
+        bool, typer.Option("--worker", help="Only: do this machine's workers get on?")
+    ] = False,
+    database: Database = None,
+    log_format: Logging = LogFormat.text,
 ) -> None:
     """Recipe, variables, source, ledger, broker, endpoints, planned calls."""
     from producer.checks import checks
 
     settings, loaded = _begin(recipe, database, log_format)
+    if worker:
+        from producer.health import check_workers
+
+        out.print(check_workers(settings.require_broker(), loaded), markup=False)
+        return
     well = True
     for finding in checks(loaded, settings):
         well = well and finding.well
@@ -315,6 +376,25 @@ def check(
         out.print(f"{mark}  {escape(finding.what):<24} {escape(finding.said)}")
     if not well:
         raise typer.Exit(2)
+
+
+def _set_pause(
+    recipe: str | None, database: str | None, log_format: LogFormat, *, paused: bool
+) -> None:
+    from workers.doors import Doors
+    from workers.ledger import Ledger
+
+    settings, loaded = _begin(recipe, database, log_format)
+    ledger = Ledger(settings.require_database(), must_exist=True)
+    if ledger.recipe_hash(loaded.name) is None:
+        raise SettingsError(f"no run {loaded.name!r} in this ledger; accepted: one that was begun")
+    (ledger.pause if paused else ledger.resume)(loaded.name)
+    if settings.broker_url is not None:
+        doors = Doors(settings.require_broker(), loaded)
+        doors.pause(paused)
+        if not paused:
+            doors.open()
+    out.print(f"{loaded.name} is paused" if paused else f"{loaded.name} goes on", markup=False)
 
 
 # -- shared by the commands --------------------------------------------------------------------
@@ -396,7 +476,7 @@ def _heartbeat(ledger: "Ledger", run: str) -> Iterator[None]:
             counts = ledger.counts(run)
             err.print(
                 f"accepted {counts.accepted}, in flight {counts.in_flight}, "
-                f"finished {counts.finished}",
+                f"finished {counts.finished}" + (", paused" if ledger.paused(run) else ""),
                 markup=False,
             )
 
@@ -429,7 +509,7 @@ def _local_model(recipe: "Recipe") -> Iterator["Recipe"]:
             stop([model.child], grace_s=5)
 
 
-def _print_lines(lines: list[str]) -> None:
+def _print_lines(lines: Iterable[str]) -> None:
     for line in lines:
         out.print(line, markup=False)
 

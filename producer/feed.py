@@ -93,7 +93,8 @@ class Feed:
                     self.ended = True
                     return 0
             in_flight = self.ledger.in_flight(self.recipe.name)
-            room = self.recipe.fleet.window - in_flight
+            paused = self.ledger.paused(self.recipe.name)
+            room = 0 if paused else self.recipe.fleet.window - in_flight
             # Whole batches, or the messages of a full window would dwindle to one prompt each.
             if room >= self._batch_size or (room > 0 and in_flight == 0):
                 return min(left, room)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from celery import Celery
 
 from producer.children import Child, spawn, stop
 from producer.feed import Feed
@@ -28,7 +27,8 @@ from producer.sources import row_count
 from producer.valkey import start_valkey
 from workers.app import make_app
 from workers.broker import Broker
-from workers.errors import PrefmillError
+from workers.doors import Doors
+from workers.errors import ConfigurationError, PrefmillError
 from workers.flow import publish
 from workers.ledger import Counts, Ledger
 from workers.recipe import LOCAL_MODEL_URL, Recipe
@@ -43,8 +43,14 @@ GRACE_S = 3
 #: How often a run looks at itself, in seconds.
 POLL_S = 0.5
 
-#: How often the workers are started again after one died, before the run gives up.
-RESTARTS = 3
+#: How often workers are started again while no prompt ends, before the run gives up.
+RESTARTS = 8
+
+#: Seconds until messages of a worker that died come back, where the broker is the run's own.
+VISIBILITY_TIMEOUT_S = 6.0
+
+#: How often a run looks for endpoints that let no call in, in seconds.
+DOORS_S = 2.0
 
 #: Bad rows that are shown one by one.
 SHOWN_SKIPS = 10
@@ -63,6 +69,7 @@ class LocalRun:
     say: Callable[[str], None] = print
     _services: list[Child] = field(default_factory=list)
     _workers: list[Child] = field(default_factory=list)
+    _start_again: dict[str, Callable[[], Child]] = field(default_factory=dict)
     _skips: int = 0
 
     @property
@@ -94,6 +101,11 @@ class LocalRun:
                     fingerprint,
                     accept_changes=self.accept_changes,
                 )
+                if ledger.paused(self.recipe.name):
+                    raise ConfigurationError(
+                        f"run {self.recipe.name!r} is paused; accepted: `prefmill resume` first, "
+                        f"with --database {self.shown_database}"
+                    )
                 broker_url, recipe = self._start_services()
                 return self._grind(ledger, broker_url, recipe, display)
             finally:
@@ -123,16 +135,32 @@ class LocalRun:
     def _start_workers(self, broker_url: str) -> None:
         # Tasks import for a second or two; bytecode makes it shorter the next time.
         env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-        env |= {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": self.database_url}
+        env |= {
+            "PREFMILL_BROKER_URL": broker_url,
+            "PREFMILL_DATABASE_URL": self.database_url,
+            "PREFMILL_VISIBILITY_TIMEOUT": str(self._visibility_timeout_s),
+        }
         prefmill = [sys.executable, "-P", "-m", "producer.cli"]
         options = ["--recipe", str(self.out / "recipe.yaml"), "--log-format", self.log_format]
         logs = self.out / "logs"
         logs.mkdir(exist_ok=True)
-        for queue in self.recipe.queues:
-            command = [*prefmill, "worker", queue, *options, "--grace", str(GRACE_S)]
-            self._workers.append(spawn(command, name=queue, log=logs / f"{queue}.log", env=env))
-        beat = [*prefmill, "beat", *options]
-        self._workers.append(spawn(beat, name="beat", log=logs / "beat.log", env=env))
+        commands = {
+            queue: ["worker", queue, *options, "--grace", str(GRACE_S)]
+            for queue in self.recipe.queues
+        }
+        for name, command in {**commands, "beat": ["beat", *options]}.items():
+
+            def start(name: str = name, command: list[str] = command) -> Child:
+                return spawn([*prefmill, *command], name=name, log=logs / f"{name}.log", env=env)
+
+            self._start_again[name] = start
+            self._workers.append(start())
+
+    @property
+    def _visibility_timeout_s(self) -> float:
+        """The broker's, if it is shared with others; else one that suits a machine of its own."""
+        shared = self.settings.broker_url is not None
+        return self.settings.visibility_timeout if shared else VISIBILITY_TIMEOUT_S
 
     # -- the run -------------------------------------------------------------------------------
 
@@ -143,13 +171,23 @@ class LocalRun:
         recipe: Recipe,
         display: Callable[[int | None], Display],
     ) -> Counts:
-        app = make_app(broker_url)
+        app = make_app(broker_url, self._visibility_timeout_s)
+        doors = Doors(broker_url, recipe)
         broker = Broker(broker_url, recipe.name, recipe.queues)
-        self._begin(app, ledger, broker, recipe, broker_url)
+        broker.drop()
+        broker.drop_joins(name for names in broker.joins().values() for name in names)
+        if self.settings.broker_url is None:
+            doors.free()
+        doors.open()
+        in_flight = ledger.overdue(recipe.name, float("inf"))
+        broker.revive(key for keys in in_flight.values() for key in keys)
+        self._start_workers(broker_url)
+        publish(app, ledger, recipe, ledger.rebatch(recipe.name, recipe.fleet.batch_size))
         feed = Feed(app, ledger, recipe, limit=self.limit, on_skip=self._show_skip)
         feeding = _Feeding(feed)
         feeding.start()
-        restarts = 0
+        watch = _Watch(doors, self.say)
+        restarts, finished = 0, 0
         try:
             with display(self._total()) as shown:
                 while True:
@@ -163,25 +201,14 @@ class LocalRun:
                         raise feeding.error
                     if done and counts.in_flight == 0:
                         return counts
-                    if self._someone_died():
-                        restarts += 1
-                        self._restart(restarts)
-                        self._begin(app, ledger, broker, recipe, broker_url)
+                    if counts.finished > finished:
+                        restarts, finished = 0, counts.finished
+                    restarts += self._restart_the_dead(restarts)
+                    watch.look()
                     time.sleep(POLL_S)
         finally:
             feed.stopping.set()
             feeding.join(timeout=10)
-
-    def _begin(
-        self, app: Celery, ledger: Ledger, broker: Broker, recipe: Recipe, broker_url: str
-    ) -> None:
-        """Start from the ledger alone: no old message, everything in flight published anew."""
-        broker.drop()
-        if self.settings.broker_url is None:
-            broker.drop_joins()
-        self._start_workers(broker_url)
-        waiting = ledger.rebatch(recipe.name, recipe.fleet.batch_size)
-        publish(app, ledger, recipe, waiting)
 
     def _total(self) -> int | None:
         """The prompts to expect in all, if that can be known cheaply."""
@@ -190,27 +217,29 @@ class LocalRun:
         known = [number for number in (rows, limit) if number is not None]
         return min(known) if known else None
 
-    def _someone_died(self) -> bool:
+    def _restart_the_dead(self, restarts: int) -> int:
+        """Start workers that died again; returns how many. Their messages come back by themselves.
+
+        Raises: PrefmillError if a service died, or if this does not seem to help.
+        """
         for service in self._services:
             if not service.alive:
                 raise PrefmillError(
                     f"{service.name} ended with code {service.returncode}; nothing is lost, "
                     f"run again to go on. The end of {service.log}:\n{service.tail(5)}"
                 )
-        return any(not child.alive for child in self._workers)
-
-    def _restart(self, restarts: int) -> None:
-        """End the workers after one of them died: their messages are published anew."""
-        dead = next(child for child in self._workers if not child.alive)
-        told = f"worker {dead.name} ended with code {dead.returncode}"
-        if restarts > RESTARTS:
-            raise PrefmillError(
-                f"{told}, for the {restarts}th time; nothing is lost, run again to go on. "
-                f"The end of {dead.log}:\n{dead.tail(5)}"
-            )
-        self.say(f"{told} (see {dead.log}); starting the workers again")
-        stop(self._workers, grace_s=GRACE_S + 5)
-        self._workers.clear()
+        dead = [child for child in self._workers if not child.alive]
+        for child in dead:
+            told = f"worker {child.name} ended with code {child.returncode}"
+            if restarts >= RESTARTS:
+                raise PrefmillError(
+                    f"{told}, and so did {restarts} others while no prompt ended; nothing is lost, "
+                    f"run again to go on. The end of {child.log}:\n{child.tail(5)}"
+                )
+            self.say(f"{told} (see {child.log}); starting it again")
+            self._workers.remove(child)
+            self._workers.append(self._start_again[child.name]())
+        return len(dead)
 
     def _show_skip(self, row: BadRow) -> None:
         self._skips += 1
@@ -218,6 +247,32 @@ class LocalRun:
             self.say(f"skipped {row.where}: {row.reason}: {row.detail}")
         if self._skips == SHOWN_SKIPS:
             self.say("further bad rows are counted, not shown")
+
+
+@dataclass
+class _Watch:
+    """Says once when an endpoint lets no call in, and when it does again."""
+
+    doors: Doors
+    say: Callable[[str], None]
+    _told: dict[tuple[str, str | None, float], str] = field(default_factory=dict)
+    _looked_at: float = 0.0
+
+    def look(self) -> None:
+        """Look, if it is time. Short waits that an endpoint asked for are nobody's business."""
+        if time.monotonic() - self._looked_at < DOORS_S:
+            return
+        self._looked_at = time.monotonic()
+        shut = {
+            (door.endpoint, door.model, door.since): str(door)
+            for door in self.doors.shut()
+            if door.reason != "rate_limited"
+        }
+        for key in shut.keys() - self._told.keys():
+            self.say(f"{shut[key]}. Nothing is lost; it is tried again by itself")
+        for key in self._told.keys() - shut.keys():
+            self.say(f"no longer so: {self._told[key]}")
+        self._told = shut
 
 
 class _Feeding(threading.Thread):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from workers import steps
-from workers.cache import NoCache
+from workers.admission import Unlimited
 from workers.calls import Calls
 from workers.grouping import group_columns, usable
 from workers.pairing import worth_judging
@@ -23,7 +23,7 @@ def trial(recipe: Recipe, instruction: str) -> Iterator[Step]:
     """
     prompt = Prompt(instruction)
     key = prompt.key(recipe.name)
-    calls = Calls(recipe, api_keys(recipe), NoCache())
+    calls = Calls(recipe, api_keys(recipe), Unlimited())
     try:
         generations = []
         for generator in recipe.generators:

@@ -9,15 +9,12 @@ from typing import Any
 
 from celery import Celery
 
+from workers import transport
 from workers.settings import read_settings
 
-#: After this many seconds a message that a dead worker held is delivered again. No task may run
-#: longer than half of it, or it would run a second time beside itself. The same for every process
-#: on the broker, because all share one table of unacknowledged messages.
-VISIBILITY_TIMEOUT_S = 3600
-
-#: The longest that one task works on its batch before it hands the rest back, in seconds.
-TASK_BUDGET_S = VISIBILITY_TIMEOUT_S / 2 - 60
+#: The longest that one task works on its batch before it hands the rest back, in seconds: work that
+#: waits that long looks up whether it is still wanted.
+TASK_BUDGET_S = 1740
 
 CONFIGURATION: dict[str, Any] = {
     # A worker that dies gives its messages back instead of having taken them.
@@ -36,17 +33,21 @@ CONFIGURATION: dict[str, Any] = {
     # Longer than any backlog: a chord whose first results expired never runs its body.
     "result_expires": timedelta(days=7),
     "broker_transport_options": {
-        "visibility_timeout": VISIBILITY_TIMEOUT_S,
-        # By default the sweep for messages of dead workers looks once in 100 s or more.
+        # By default the sweep for messages of dead workers looks once in 100 s or more, and a
+        # worker that dies while it sweeps keeps all others from it for 300 s.
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": 10,
         # A half-open connection is noticed.
         "socket_keepalive": True,
-        "health_check_interval": 30,
+        "socket_timeout": 20,
+        "health_check_interval": 15,
     },
     "broker_connection_retry_on_startup": True,
     # Never give up on a broker that is away: the ledger keeps, the fleet waits.
     "broker_connection_max_retries": None,
+    # A broker that is full refuses commands instead of connections; that passes as well.
+    "broker_channel_error_retry": True,
     # JSON only: a message must not be able to make a worker run code.
     "accept_content": ["json"],
     "result_accept_content": ["json"],
@@ -64,10 +65,16 @@ CONFIGURATION: dict[str, Any] = {
 }
 
 
-def make_app(broker_url: str | None) -> Celery:
-    """A Celery app on a broker, which holds the chord's results as well."""
+def make_app(broker_url: str | None, visibility_timeout_s: float = 60.0) -> Celery:
+    """A Celery app on a broker, which holds the chord's results as well.
+
+    Messages of a worker that died are delivered again after `visibility_timeout_s`.
+    """
+    transport.install()
     app = Celery("prefmill")
     app.conf.update(CONFIGURATION)
+    options = {**app.conf.broker_transport_options, "visibility_timeout": visibility_timeout_s}
+    app.conf.broker_transport_options = options
     if broker_url is not None:
         app.conf.broker_url = broker_url
         store = broker_url.replace("redis+socket://", "socket://", 1)
@@ -75,9 +82,10 @@ def make_app(broker_url: str | None) -> Celery:
     return app
 
 
-def _broker_url() -> str | None:
-    url = read_settings().broker_url
-    return url.get_secret_value() if url else None
+def _fleet_app() -> Celery:
+    settings = read_settings()
+    url = settings.broker_url.get_secret_value() if settings.broker_url else None
+    return make_app(url, settings.visibility_timeout)
 
 
-app = make_app(_broker_url())
+app = _fleet_app()

@@ -10,15 +10,21 @@ Nothing is counted beside these, so nothing can drift from them.
 """
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
 
+from workers import keys
 from workers.errors import BrokerError
 from workers.messages import batch_of, queue
+
+#: Messages set aside that are kept.
+KEPT_ASIDE = 1000
 
 
 class Broker:
@@ -26,7 +32,7 @@ class Broker:
 
     def __init__(self, url: str, run: str, queues: Sequence[str]) -> None:
         """Connect lazily; `url` is in Celery's form, `queues` are short names."""
-        self._prefix = queue(run, "")
+        self._run, self._prefix = run, queue(run, "")
         self._queues = [queue(run, short) for short in queues]
         self._redis = Redis.from_url(
             url.replace("redis+socket://", "unix://", 1),
@@ -59,6 +65,11 @@ class Broker:
             depths.update(self._short(_routing_key(text)) for _, text in self._unacknowledged())
             return dict(depths)
 
+    def waiting(self) -> dict[str, int]:
+        """Messages that no worker holds, by the queue's full name."""
+        with _translated():
+            return {name: self._redis.llen(name) for name in self._queues}
+
     def drop(self) -> None:
         """Delete the run's queues, also of models it no longer has, and its
         unacknowledged messages; answers in the cache stay."""
@@ -70,11 +81,41 @@ class Broker:
             for name in self._redis.scan_iter(f"{self._prefix}*", count=1000, _type="list"):
                 self._redis.unlink(name)
 
-    def drop_joins(self) -> None:
-        """Delete every half-joined chord of the whole broker: for a broker that is ours alone."""
+    def joins(self) -> dict[str, list[str]]:
+        """The keys of the run's chords, by batch: half-joined ones, and joined ones for a while."""
+        found: dict[str, list[str]] = defaultdict(list)
+        start = f"celery-taskset-meta-{self._run}."
         with _translated():
-            for name in self._redis.scan_iter("celery-taskset-meta-*", count=1000):
-                self._redis.unlink(name)
+            for name in self._redis.scan_iter(f"{start}*", count=1000):
+                found[name.removeprefix(start).partition(".")[0]].append(name)
+        return dict(found)
+
+    def drop_joins(self, names: Iterable[str]) -> None:
+        """Delete these keys of chords."""
+        with _translated(), self._redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.unlink(name)
+            pipe.execute()
+
+    def revive(self, prompts: Iterable[str]) -> None:
+        """Let prompts that were committed, and are in flight again, be asked about at once."""
+        with _translated(), self._redis.pipeline(transaction=False) as pipe:
+            for prompt in prompts:
+                pipe.hdel(keys.answers(self._run, prompt), "done")
+            pipe.execute()
+
+    def set_aside(self, message: str, why: str, queue_name: str) -> None:
+        """List a message that nothing can be done with; the newest `KEPT_ASIDE` are kept."""
+        entry = {"at": time.time(), "queue": queue_name, "reason": why, "message": message}
+        with _translated(), self._redis.pipeline() as pipe:
+            pipe.lpush(keys.aside(self._run), json.dumps(entry))
+            pipe.ltrim(keys.aside(self._run), 0, KEPT_ASIDE - 1)
+            pipe.execute()
+
+    def aside(self) -> list[dict[str, Any]]:
+        """Messages set aside, newest first: `at` (epoch seconds), `queue`, `reason`, `message`."""
+        with _translated():
+            return [json.loads(text) for text in self._redis.lrange(keys.aside(self._run), 0, -1)]
 
     def _unacknowledged(self) -> Iterator[tuple[str, str]]:
         for tag, text in self._redis.hscan_iter("unacked", count=200):

@@ -1,8 +1,6 @@
-"""One paid call: looked up in the cache, held to the model's limit, retried, stored.
+"""One paid call: let in by the fleet's admission, made, asked again where that may help, kept.
 
 Owns the one event loop of a process: tasks run in threads, hand a coroutine to the loop and wait.
-Limits hold for this process: a fleet that starts several workers for one model has as many times
-its `max_concurrency`.
 """
 
 import asyncio
@@ -11,16 +9,16 @@ import random
 import threading
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import httpx
 import stamina
 
-from workers.cache import Answer, AnswerCache
+from workers.admission import WAITS_S, Admission, Answer, HandedBack, Leave, Model, Refusals
 from workers.chat import Completion, complete, open_client
-from workers.errors import CallFailed, PrefmillError
-from workers.recipe import Generator, Judge, Recipe
+from workers.errors import BrokerError, CallFailed
+from workers.recipe import Recipe
 from workers.records import Usage, canonical_json, sha256
 
 log = logging.getLogger(__name__)
@@ -31,6 +29,10 @@ ATTEMPTS = 6
 
 #: The longest wait that a Retry-After is followed for, in seconds.
 LONGEST_WAIT_S = 60.0
+
+#: A call whose answer cannot be stored goes on with it after this time, in seconds; storing is
+#: tried until the process ends.
+STORE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +51,19 @@ class CallEnded(CallFailed):
         self.usage = usage
 
 
-class HandedBack(PrefmillError):
-    """Work was stopped before its end; what was answered until then lies in the cache."""
-
-
 class Calls:
     """The calls of one process to all endpoints of a recipe."""
 
-    def __init__(self, recipe: Recipe, keys: Mapping[str, str | None], cache: AnswerCache) -> None:
+    def __init__(
+        self, recipe: Recipe, keys: Mapping[str, str | None], admission: Admission
+    ) -> None:
         """`keys` holds each endpoint's key by endpoint name."""
-        self._recipe, self._keys, self.cache = recipe, keys, cache
+        self._recipe, self._keys, self.admission = recipe, keys, admission
         self._clients: dict[str, httpx.AsyncClient] = {}
-        self._slots = {model.name: asyncio.Semaphore(recipe.cap(model)) for model in recipe.models}
         #: Judges whose endpoint does not take a schema.
         self.text_only: set[str] = set()
         self._running: set[Future[Any]] = set()
-        self._keeping: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="calls", daemon=True)
         self._thread.start()
@@ -94,14 +93,19 @@ class Calls:
             future.cancel()
         return len(running)
 
+    def drain(self) -> None:
+        """Begin no call any more; those under way may end, the others are handed back."""
+        self._loop.call_soon_threadsafe(self.admission.drain)
+
     def close(self) -> None:
-        """Close connections and end the loop."""
+        """Close connections and end the loop, once the answers that were read are stored."""
         self.cancel()
 
         async def _close() -> None:
-            await asyncio.gather(*self._keeping, return_exceptions=True)
+            await asyncio.gather(*self._ending, return_exceptions=True)
             for client in self._clients.values():
                 await client.aclose()
+            await self.admission.close()
 
         try:
             asyncio.run_coroutine_threadsafe(_close(), self._loop).result(timeout=5)
@@ -110,54 +114,80 @@ class Calls:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
 
-    async def ask(
-        self,
-        model: Generator | Judge,
-        request: Mapping[str, Any],
-        *,
-        key: str,
-        known: Mapping[str, Answer],
-    ) -> Answered:
+    async def ask(self, model: Model, request: Mapping[str, Any], *, key: str) -> Answered:
         """The answer to a request, paid for at most once while its prompt is in flight.
 
         `request` is the request's body but for what the recipe adds; `key` is the prompt it belongs
-        to; `known` are the prompt's cached answers by address.
-        Raises: CallEnded; BrokerError if an answer cannot be stored.
+        to. Raises: CallEnded; HandedBack; BrokerError if nobody can be let in.
         """
         body = {"model": model.model, **request, **model.parameters}
-        address = sha256(canonical_json([model.name, body]))
-        if address in known:
-            completion = Completion(**known[address]["completion"])
-            return Answered(completion, _usage(completion, known[address]["retries"], cached=True))
-        async with self._slots[model.name]:
-            completion, retries = await self._persist(model, body)
-            answer = {"completion": _plain(completion), "retries": retries}
-            await self._keep(key, address, answer)
-        return Answered(completion, _usage(completion, retries))
-
-    async def _keep(self, key: str, address: str, answer: Answer) -> None:
-        """Store an answer that was read, even if the work that asked for it is cancelled now."""
-        keeping = asyncio.ensure_future(self.cache.keep(key, address, answer))
-        self._keeping.add(keeping)
-        keeping.add_done_callback(self._keeping.discard)
-        await asyncio.shield(keeping)
-
-    async def _persist(
-        self, model: Generator | Judge, body: dict[str, Any]
-    ) -> tuple[Completion, int]:
-        """Ask until it is answered, as often as `ATTEMPTS` allows."""
-        endpoint, tried = self._recipe.endpoints[model.endpoint], 0
+        asked = _Asked(model, body, key, address_of(model, request))
         try:
             async for attempt in stamina.retry_context(
                 on=_wait_after, attempts=ATTEMPTS, timeout=None, wait_initial=0.5, wait_max=20.0
             ):
                 with attempt:
-                    tried = attempt.num
-                    client = self._client(model.endpoint)
-                    return await complete(client, body, timeout_s=endpoint.timeout), tried - 1
+                    return await self._attempt(asked)
         except CallFailed as exc:
-            raise CallEnded(exc, Usage(retries=tried - 1)) from exc
+            raise CallEnded(exc, Usage(retries=max(0, asked.requests - 1))) from exc
         raise AssertionError("a retried call neither answered nor failed")
+
+    async def _attempt(self, asked: "_Asked") -> Answered:
+        """Ask once; more often only while the endpoint turns everyone away."""
+        model, endpoint = asked.model, self._recipe.endpoints[asked.model.endpoint]
+        while True:
+            entered = await self.admission.enter(model, asked.key, asked.address)
+            if not isinstance(entered, Leave):
+                completion = Completion(**entered["completion"])
+                return Answered(completion, _usage(completion, entered["retries"], cached=True))
+            try:
+                client = self._client(model.endpoint)
+                completion = await complete(client, asked.body, timeout_s=endpoint.timeout)
+            except CallFailed as exc:
+                asked.requests += 1
+                own = await self._turned_away(entered, asked, exc)
+                if own or exc.retriable:
+                    raise
+                continue
+            except BaseException:
+                self._end(entered, None)
+                raise
+            retries, asked.requests = asked.requests, asked.requests + 1
+            await self._store(entered, {"completion": _plain(completion), "retries": retries})
+            return Answered(completion, _usage(completion, retries))
+
+    async def _turned_away(self, leave: Leave, asked: "_Asked", exc: CallFailed) -> bool:
+        """Whether a call failed for a reason of its own, and not of its endpoint's."""
+        if exc.reason not in WAITS_S:
+            self._end(leave, None)
+            return True
+        wait_s = None if exc.retry_after_s is None else exc.retry_after_s + random.uniform(0.0, 1.0)
+        return await self.admission.refused(leave, exc.reason, exc.detail, wait_s, asked.refusals)
+
+    async def _store(self, leave: Leave, answer: Answer) -> None:
+        """Keep an answer that was read, even if the work that asked for it is cancelled now."""
+        ending = self._end(leave, answer)
+        done, _ = await asyncio.wait([asyncio.shield(ending)], timeout=STORE_S)
+        if not done:
+            log.warning("calls.not_stored_yet", extra={"prompt": leave.prompt})
+
+    def _end(self, leave: Leave, answer: Answer | None) -> "asyncio.Task[None]":
+        """Give a leave back, however long that takes."""
+
+        async def _settle() -> None:
+            while True:
+                try:
+                    return await self.admission.settle(leave, answer)
+                except BrokerError as exc:
+                    if answer is None:
+                        return None  # the lease ends by itself
+                    log.warning("calls.not_stored", extra={"because": str(exc)})
+                    await asyncio.sleep(1.0)
+
+        ending = asyncio.ensure_future(_settle())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        return ending
 
     def _client(self, name: str) -> httpx.AsyncClient:
         """The endpoint's client, opened on the loop that uses it."""
@@ -172,6 +202,24 @@ class Calls:
         return self._clients[name]
 
 
+@dataclass(slots=True)
+class _Asked:
+    """A call on its way, with what its attempts came to."""
+
+    model: Model
+    body: dict[str, Any]
+    key: str
+    address: str
+    requests: int = 0
+    refusals: Refusals = field(default_factory=Refusals)
+
+
+def address_of(model: Model, request: Mapping[str, Any]) -> str:
+    """SHA-256 of a request as it is sent, and of who asks: equal requests have one answer."""
+    body = {"model": model.model, **request, **model.parameters}
+    return sha256(canonical_json([model.name, body]))
+
+
 def _new_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
@@ -184,6 +232,8 @@ def _wait_after(exc: Exception) -> bool | float:
     """Whether, or after how many seconds, a failed call is made again."""
     if not isinstance(exc, CallFailed) or not exc.retriable:
         return False
+    if exc.reason in WAITS_S:
+        return 0.01  # its endpoint's door says when
     if exc.retry_after_s is None:
         return True
     return min(exc.retry_after_s, LONGEST_WAIT_S) + random.uniform(0.1, 1.1)

@@ -7,10 +7,10 @@ ever be taken for text.
     refused connection, DNS, TLS, reset             connection          asked again
     nothing whole within the deadline               timeout             asked again
     429                                             rate_limited        asked again, see Retry-After
-    408, 409, 425, 5xx                              server_error        asked again
-    401, 403                                        unauthorized        final
-    402                                             payment_required    final
-    404                                             not_found           final
+    408, 409, 425, 5xx                              server_error        asked again, see Retry-After
+    401, 403                                        unauthorized        pauses the endpoint
+    402                                             payment_required    pauses the endpoint
+    404                                             not_found           pauses the model there
     3xx                                             redirected          final
     other 4xx                                       bad_request         final
     200 that is no chat completion                  malformed_reply     asked again
@@ -162,6 +162,7 @@ def _refused(status: int, headers: httpx.Headers, raw: bytes) -> CallFailed:
         return CallFailed("rate_limited", detail, retriable=True, retry_after_s=wait)
     if status >= 500 or status in _RETRIABLE_STATUS:
         wait = retry_after(headers.get("retry-after"), time.time())
+        wait = wait if wait is not None else _estimated_time(raw)
         return CallFailed("server_error", detail, retriable=True, retry_after_s=wait)
     if 300 <= status < 400:
         return CallFailed("redirected", detail)
@@ -179,6 +180,15 @@ def retry_after(value: str | None, now: float) -> float | None:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - now
         except (ValueError, OverflowError):
             return None
+    return seconds if 0 <= seconds < float("inf") else None
+
+
+def _estimated_time(raw: bytes) -> float | None:
+    """Seconds until a model is loaded, as Hugging Face's servers say with a 503."""
+    try:
+        seconds = float(json.loads(raw)["estimated_time"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
     return seconds if 0 <= seconds < float("inf") else None
 
 

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, select, update
+from sqlalchemy import Connection, and_, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -42,6 +42,7 @@ from workers.records import (
 from workers.tables import calls, first_line, open_database, pairs, prompts, runs, skipped
 
 LOST = "lost"
+POISON = "poison"
 CALL_COUNTS = ("ok", "retried", "failed", "cached", "input_tokens", "output_tokens")
 
 #: Values that one statement names at most; SQLite takes 32,766.
@@ -91,6 +92,36 @@ class Judged:
     pair: Pair
     generations: tuple[Generation, ...]
     judgements: tuple[Judgement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The prompts of a batch that still want work, by key."""
+
+    prompts: Mapping[str, Prompt]
+    #: Whether a worker died on one of them and this is its last attempt.
+    suspect: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed prompt. `detail` holds the last error, `finished_at` epoch seconds."""
+
+    key: str
+    instruction: str
+    reason: str
+    detail: str
+    attempts: int
+    finished_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """A failed prompt that is in flight again, with the generations it had."""
+
+    key: str
+    prompt: Prompt
+    generations: tuple[Generation, ...]
 
 
 class Ledger:
@@ -151,6 +182,24 @@ class Ledger:
                 connection.execute(update(runs).where(runs.c.name == run).values(change))
                 released = {"batch": None, "published_at": None}
                 connection.execute(update(prompts).where(_waiting(run)).values(released))
+
+    def pause(self, run: str) -> None:
+        """Note that nothing is to begin in a run until `resume`."""
+        self._set_paused(run, time.time())
+
+    def resume(self, run: str) -> None:
+        """Note that a run goes on."""
+        self._set_paused(run, None)
+
+    def _set_paused(self, run: str, at: float | None) -> None:
+        with self._transaction() as connection:
+            connection.execute(update(runs).where(runs.c.name == run).values(paused_at=at))
+
+    def paused(self, run: str) -> bool:
+        """Whether someone paused the run."""
+        with self._transaction(reading=True) as connection:
+            query = select(runs.c.paused_at).where(runs.c.name == run)
+            return connection.scalar(query) is not None
 
     def recipe_hash(self, run: str) -> str | None:
         """The hash of the recipe that a run goes by now; None for an unknown run."""
@@ -261,23 +310,71 @@ class Ledger:
 
     # -- work ----------------------------------------------------------------------------------
 
-    def begin(self, run: str, batch: str, *, attempt: bool = False) -> dict[str, Prompt]:
-        """The prompts of a batch that still want work, by key; none if the batch is stale.
+    def start(self, run: str, batch: str, *, attempt: bool = False, max_attempts: int = 0) -> Work:
+        """The prompts of a batch that still want work; none if the batch is stale.
 
         With `attempt` this is where work begins: it counts once for each publication.
         """
         mine = and_(_waiting(run), prompts.c.batch == batch)
-        query = select(prompts.c.key, prompts.c.input, prompts.c.begun).where(mine)
+        wanted = (prompts.c.key, prompts.c.input, prompts.c.begun)
+        query = select(*wanted, prompts.c.attempt, prompts.c.dead_worker).where(mine)
         with self._transaction(reading=True) as connection:
-            found = connection.execute(query).all()
-        if attempt and not all(row.begun for row in found):
+            found = connection.execute(query.order_by(prompts.c.key)).all()
+        fresh = attempt and not all(row.begun for row in found)
+        if fresh:
             # Only the first of the models writes: writers queue for an SQLite file.
             started = {"begun": True, "attempt": prompts.c.attempt + 1}
             with self._transaction() as connection:
                 connection.execute(
                     update(prompts).where(mine, prompts.c.begun.is_(False)).values(started)
                 )
-        return {row.key: _prompt(row.input) for row in found}
+        suspect = max_attempts > 0 and any(
+            row.dead_worker is not None and row.attempt + (fresh and not row.begun) >= max_attempts
+            for row in found
+        )
+        return Work({row.key: _prompt(row.input) for row in found}, suspect)
+
+    def crashed(self, run: str, batch: str, worker: str, max_attempts: int) -> list[str]:
+        """Account for a process that died while it worked on a batch, once for each process.
+
+        Prompts that had `max_attempts` fail as poison. Those whose next attempt is their last go
+        on one by one, so that the one that kills is told from its neighbours: returns the ids of
+        these fresh batches, which are not published yet. The others go on as they are.
+        """
+        mine = and_(_waiting(run), prompts.c.batch == batch)
+        new = or_(prompts.c.dead_worker.is_(None), prompts.c.dead_worker != worker)
+        ids = []
+        with self._transaction() as connection:
+            query = select(prompts.c.key, prompts.c.attempt).where(mine, new)
+            found = connection.execute(query.order_by(prompts.c.key).with_for_update()).all()
+            _fail(
+                connection,
+                run,
+                [row.key for row in found if row.attempt >= max_attempts],
+                POISON,
+                f"{max_attempts} workers died while they worked on it",
+            )
+            left = [row for row in found if row.attempt < max_attempts]
+            last = {row.key for row in left if row.attempt + 1 >= max_attempts}
+            for row in left:
+                change: dict[str, Any] = {"dead_worker": worker}
+                if row.key in last and len(left) > 1:
+                    ids.append(uuid.uuid4().hex)
+                    change |= {"batch": ids[-1], "begun": False, "published_at": None}
+                else:
+                    change |= {"attempt": row.attempt + 1}
+                connection.execute(update(prompts).where(_is(run, row.key)).values(change))
+        return ids
+
+    def note_error(self, run: str, batch: str, error: str) -> None:
+        """Keep what went wrong with a batch, for the day its prompts fail."""
+        text = _detail(" ".join(error.split()))
+        with self._transaction() as connection:
+            connection.execute(
+                update(prompts)
+                .where(_waiting(run), prompts.c.batch == batch)
+                .values(detail=text or None)
+            )
 
     def commit(self, run: str, batch: str, outcomes: Sequence[Outcome]) -> int:
         """Enter outcomes, their pairs and what their calls cost; returns how many were new.
@@ -286,7 +383,10 @@ class Ledger:
         newer batch decides.
         """
         with self._transaction() as connection:
-            new = [outcome for outcome in outcomes if _finish(connection, run, batch, outcome)]
+            # In one order everywhere: two transactions must not wait for each other.
+            ordered = sorted(outcomes, key=lambda outcome: outcome.key)
+            first = {id(one) for one in ordered if _finish(connection, run, batch, one)}
+            new = [outcome for outcome in outcomes if id(outcome) in first]
             for outcome in new:
                 self._enter_pairs(connection, run, outcome)
             self._enter_calls(connection, run, new)
@@ -322,21 +422,34 @@ class Ledger:
 
     def give_up(self, run: str, keys: Sequence[str], max_attempts: int) -> int:
         """Fail those prompts in flight whose work began `max_attempts` times; returns how many."""
-        lost = {
-            "state": FAILED,
-            "reason": LOST,
-            "detail": f"work began {max_attempts} times and never arrived at the sink",
-            "finished_at": time.time(),
-        }
-        tired = and_(_waiting(run), prompts.c.attempt >= max_attempts)
         failed = 0
         with self._transaction() as connection:
             for start in range(0, len(keys), VARIABLES):
-                mine = prompts.c.key.in_(keys[start : start + VARIABLES])
-                failed += connection.execute(
-                    update(prompts).where(tired, mine).values(lost)
-                ).rowcount
+                some = keys[start : start + VARIABLES]
+                tired = and_(
+                    _waiting(run), prompts.c.attempt >= max_attempts, prompts.c.key.in_(some)
+                )
+                query = select(prompts.c.key).where(tired).order_by(prompts.c.key)
+                lost = list(connection.scalars(query.with_for_update()))
+                told = f"work began {max_attempts} times and never arrived at the sink"
+                failed += _fail(connection, run, lost, LOST, told)
         return failed
+
+    def retry(self, run: str, limit: int) -> list[Retried]:
+        """Put up to `limit` failed prompts, oldest first, back in flight, as if just accepted."""
+        wanted = (prompts.c.key, prompts.c.input, prompts.c.generations)
+        failed = and_(prompts.c.run == run, prompts.c.state == FAILED)
+        cleared = ("reason", "detail", "finished_at", "batch", "published_at", "dead_worker")
+        change: dict[str, Any] = dict.fromkeys((*cleared, "generations", "judgements"))
+        change |= {"state": IN_FLIGHT, "attempt": 0, "begun": False}
+        with self._transaction() as connection:
+            query = select(*wanted).where(failed).order_by(prompts.c.finished_at, prompts.c.key)
+            found = connection.execute(query.limit(limit).with_for_update()).all()
+            for row in found:
+                connection.execute(update(prompts).where(_is(run, row.key)).values(change))
+        return [
+            Retried(row.key, _prompt(row.input), _generations(row.generations)) for row in found
+        ]
 
     # -- what people ask -----------------------------------------------------------------------
 
@@ -373,6 +486,25 @@ class Ledger:
             rows=rows,
             calls={row["name"]: {count: row[count] for count in CALL_COUNTS} for row in spent},
         )
+
+    def failures(self, run: str, *, page: int = 500) -> Iterator[Failure]:
+        """Every failed prompt of a run, oldest first, read page by page."""
+        wanted = ("key", "input", "reason", "detail", "attempt", "finished_at")
+        query = select(*(prompts.c[name] for name in wanted))
+        query = query.where(prompts.c.run == run, prompts.c.state == FAILED)
+        query = query.order_by(prompts.c.finished_at, prompts.c.key).limit(page)
+        after: Any = None
+        while True:
+            rest = query if after is None else query.where(_later(after))
+            with self._transaction(reading=True) as connection:
+                found = connection.execute(rest).all()
+            for row in found:
+                text = _prompt(row.input).instruction
+                more = (row.reason or "", row.detail or "", row.attempt, row.finished_at or 0.0)
+                yield Failure(row.key, text, *more)
+            if len(found) < page:
+                return
+            after = found[-1]
 
     def pairs(self, run: str, *, page: int = 500) -> Iterator[Judged]:
         """Every pair of a run in the order of their sequence, read page by page."""
@@ -417,6 +549,38 @@ def _add(counts: dict[str, int], usage: Usage, usable: bool) -> None:
     counts["output_tokens"] += usage.output_tokens
 
 
+def _later(row: Any) -> Any:
+    """Prompts that come after this one by time and key."""
+    same = and_(prompts.c.finished_at == row.finished_at, prompts.c.key > row.key)
+    return or_(prompts.c.finished_at > row.finished_at, same)
+
+
+def _is(run: str, key: str) -> Any:
+    return and_(prompts.c.run == run, prompts.c.key == key)
+
+
+def _fail(connection: Connection, run: str, keys: Iterable[str], reason: str, detail: str) -> int:
+    """Fail prompts, which the transaction holds, with the error that was noted of them."""
+    failed = 0
+    for key in keys:
+        noted = connection.scalar(select(prompts.c.detail).where(_is(run, key)))
+        said = f"{detail}; last error: {noted}" if noted else detail
+        change = {"state": FAILED, "reason": reason, "finished_at": time.time()}
+        connection.execute(
+            update(prompts).where(_is(run, key)).values(**change, detail=_detail(said))
+        )
+        failed += 1
+    return failed
+
+
+def _detail(text: str) -> str:
+    return _text(text.replace("\0", "")[:DETAIL_CHARACTERS])
+
+
+def _generations(text: str | None) -> tuple[Generation, ...]:
+    return tuple(generation_from_json(data) for data in json.loads(text or "[]"))
+
+
 def _waiting(run: str) -> Any:
     return and_(prompts.c.run == run, prompts.c.state == IN_FLIGHT)
 
@@ -434,7 +598,7 @@ def _finish(connection: Connection, run: str, batch: str, outcome: Outcome) -> b
         .values(
             state=outcome.state,
             reason=outcome.reason,
-            detail=_text(outcome.detail.replace("\0", "")[:DETAIL_CHARACTERS]) or None,
+            detail=_detail(outcome.detail) or None,
             finished_at=time.time(),
             generations=_text([generation_to_json(g) for g in outcome.generations]),
             judgements=_text([judgement_to_json(j) for j in outcome.judgements]),

@@ -17,6 +17,7 @@ GROUP = "prefmill.group"
 JUDGE = "prefmill.judge"
 SINK = "prefmill.sink"
 RECONCILE = "prefmill.reconcile"
+SET_ASIDE = "prefmill.set_aside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,19 @@ def queue(run: str, short: str) -> str:
     return f"{run}.{VERSION}.{short}"
 
 
+def run_of(queue: str) -> str:
+    """The run that a queue belongs to, by the queue's full name."""
+    return queue.partition(".")[0]
+
+
 def task_id(batch: Batch, step: str) -> str:
     """One id for one step of one publication: repeated messages are recognised by it."""
     return f"{batch.id}.{step}"
+
+
+def join_id(batch: Batch) -> str:
+    """The id of the chord that joins a publication, so that what it left behind can be found."""
+    return f"{batch.run}.{batch.id}"
 
 
 def batch_of(task: str) -> str:

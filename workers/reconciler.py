@@ -11,6 +11,7 @@ import time
 from celery import Celery
 
 from workers.broker import Broker
+from workers.doors import Doors
 from workers.flow import publish
 from workers.ledger import Ledger
 from workers.recipe import Recipe
@@ -25,6 +26,19 @@ SECOND_LOOK_S = 1.0
 def interval_s(recipe: Recipe) -> float:
     """How often to look: a few times within the deadline, at most twice a minute."""
     return max(1.0, min(30.0, recipe.fleet.deadline / 4))
+
+
+def look_after(app: Celery, ledger: Ledger, broker: Broker, doors: Doors, recipe: Recipe) -> int:
+    """All that wants doing now and then; returns how many prompts were published again.
+
+    Raises: BrokerError, LedgerError.
+    """
+    doors.pause(ledger.paused(recipe.name))  # the ledger knows, whatever became of Redis
+    joins = broker.joins()
+    live = ledger.overdue(recipe.name, float("inf"))
+    stale = joins.keys() - live.keys()  # looked for first, so none of a batch that is new
+    broker.drop_joins(name for batch in stale for name in joins[batch])
+    return reconcile(app, ledger, broker, recipe)
 
 
 def reconcile(app: Celery, ledger: Ledger, broker: Broker, recipe: Recipe) -> int:

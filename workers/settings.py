@@ -17,6 +17,7 @@ from workers.recipe import Endpoint, Recipe
 BROKER_SCHEMES = ("redis", "rediss", "redis+socket")
 DATABASE_SCHEMES = ("sqlite", "postgresql+psycopg")
 _IN_MEMORY = ("", ":memory:")
+MIN_VISIBILITY_TIMEOUT_S = 3.0
 DEFAULT_DATABASE = "sqlite:///prefmill-data/ledger.db"
 
 
@@ -28,6 +29,9 @@ class Settings(BaseSettings):
     broker_url: SecretStr | None = None
     database_url: SecretStr = SecretStr(DEFAULT_DATABASE)
     recipe: str = Field(default="local", min_length=1)
+    #: Seconds after which messages that a dead worker held are delivered again; living workers
+    #: renew theirs. The same for every process on a broker, because all share one table of them.
+    visibility_timeout: float = Field(default=60.0, ge=MIN_VISIBILITY_TIMEOUT_S, le=86_400)
 
     def require_broker(self) -> str:
         """The broker's URL. Raises: SettingsError if it is not set or of a kind we cannot use."""
@@ -67,6 +71,11 @@ def read_settings() -> Settings:
     except ValidationError as exc:
         first = exc.errors()[0]
         name = f"PREFMILL_{'_'.join(map(str, first['loc'])).upper()}"
+        if name == "PREFMILL_VISIBILITY_TIMEOUT":
+            raise SettingsError(
+                f"{name} is {str(first['input'])!r}; "
+                f"accepted: seconds, from {MIN_VISIBILITY_TIMEOUT_S:g} to 86400"
+            ) from None
         raise SettingsError(f"{name} is empty; accepted: a value, or no such variable") from None
 
 

@@ -5,11 +5,10 @@ by itself, and what goes wrong with it becomes data with a reason. Knows no Cele
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-from workers.cache import Answer
 from workers.calls import Answered, CallEnded, Calls
 from workers.errors import InvalidJudgement
 from workers.grouping import usable, why_unusable
@@ -28,6 +27,8 @@ from workers.records import (
 )
 from workers.rows import aggregated
 
+T = TypeVar("T")
+
 TOO_FEW = "too_few_generations"
 UNPARSABLE = "unparsable_judgement"
 TRUNCATED = "truncated"
@@ -38,22 +39,17 @@ async def generate(
 ) -> dict[str, Generation]:
     """One generation for each prompt, by key; a call that failed is a generation with a reason.
 
-    Raises: BrokerError if the cache of answers cannot be read or written.
+    Raises: HandedBack, BrokerError if calls cannot be made now.
     """
-    known = await calls.cache.recall(list(prompts))
-    done = await _all(
-        _generation(calls, generator, key, prompt, known[key]) for key, prompt in prompts.items()
-    )
+    done = await _all(_generation(calls, generator, key, prompt) for key, prompt in prompts.items())
     return dict(zip(prompts, done, strict=True))
 
 
-async def _generation(
-    calls: Calls, generator: Generator, key: str, prompt: Prompt, known: Mapping[str, Answer]
-) -> Generation:
-    request = {"messages": [{"role": "user", "content": prompt.instruction}]}
+async def _generation(calls: Calls, generator: Generator, key: str, prompt: Prompt) -> Generation:
+    request = generation_request(prompt)
     asked: dict[str, Any] = {"model": generator.model, "parameters": generator.parameters}
     try:
-        answered = await calls.ask(generator, request, key=key, known=known)
+        answered = await calls.ask(generator, request, key=key)
     except CallEnded as exc:
         return Generation(
             generator.name, reason=exc.reason, detail=exc.detail, usage=exc.usage, **asked
@@ -72,6 +68,11 @@ async def _generation(
     )
 
 
+def generation_request(prompt: Prompt) -> dict[str, Any]:
+    """What a generator is asked for a prompt, but for its model and parameters."""
+    return {"messages": [{"role": "user", "content": prompt.instruction}]}
+
+
 async def judge(
     calls: Calls,
     recipe: Recipe,
@@ -80,15 +81,13 @@ async def judge(
 ) -> dict[str, list[Judgement]]:
     """The judgements of each prompt that has something to compare, by key.
 
-    Raises: BrokerError if the cache of answers cannot be read or written.
+    Raises: HandedBack, BrokerError if calls cannot be made now.
     """
     keys = [
         key for key in generations if key in prompts and worth_judging(usable(generations[key]))
     ]
-    known = await calls.cache.recall(keys)
     done = await _all(
-        _judgement(calls, recipe, key, prompts[key], usable(generations[key]), known[key])
-        for key in keys
+        _judgement(calls, recipe, key, prompts[key], usable(generations[key])) for key in keys
     )
     return {key: [judgement] for key, judgement in zip(keys, done, strict=True)}
 
@@ -99,7 +98,6 @@ async def _judgement(
     key: str,
     prompt: Prompt,
     generations: Sequence[Generation],
-    known: Mapping[str, Answer],
 ) -> Judgement:
     asked, aspect = recipe.judges[0], recipe.judges[0].aspects[0]
     order = presentation_order(recipe.seed, key, len(generations), recipe.judging.order)
@@ -110,9 +108,7 @@ async def _judgement(
         Judgement, asked.name, asked.model, aspect, order=order, parameters=asked.parameters
     )
     try:
-        answered = await ask_judge(
-            calls, recipe, asked, aspect, prompt.instruction, shown, key=key, known=known
-        )
+        answered = await ask_judge(calls, recipe, asked, aspect, prompt.instruction, shown, key=key)
     except CallEnded as exc:
         return made(reason=f"judge_{exc.reason}", detail=exc.detail, usage=exc.usage)
     completion = answered.completion
@@ -135,7 +131,6 @@ async def ask_judge(
     shown: Sequence[str],
     *,
     key: str,
-    known: Mapping[str, Answer],
 ) -> Answered:
     """A judge's reply, held to a schema where the endpoint can.
 
@@ -150,7 +145,7 @@ async def ask_judge(
         request: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
         if structured:
             request["response_format"] = response_format(len(shown))
-        return await calls.ask(asked, request, key=key, known=known)
+        return await calls.ask(asked, request, key=key)
 
     if asked.structured == "text" or asked.name in calls.text_only:
         return await _ask(False)
@@ -198,8 +193,10 @@ def _outcome(
     return Outcome(key, PAIRED, None, "", generations, judgements, tuple(made))
 
 
-async def _all(work: Any) -> list[Any]:
-    """Every result in order; the first error cancels the rest, whose answers so far are stored."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one) for one in work]
-    return [task.result() for task in tasks]
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Every result in order. An error waits until all have ended: no call is left half paid."""
+    done = await asyncio.gather(*work, return_exceptions=True)
+    for one in done:
+        if isinstance(one, BaseException):
+            raise one
+    return [one for one in done if not isinstance(one, BaseException)]

@@ -24,12 +24,18 @@ from sqlalchemy import (
     create_engine,
     event,
     false,
+    func,
+    inspect,
+    select,
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from workers.errors import LedgerError, SettingsError
 from workers.settings import sqlite_path
+
+#: Names the lock under which tables are made, in PostgreSQL.
+_MAKING = 0x70726566
 
 #: How long a writer waits for another one before the database counts as locked, in seconds.
 BUSY_TIMEOUT_S = 30
@@ -48,6 +54,7 @@ runs = Table(
     Column("source_position", Text, nullable=False, default="{}"),
     Column("source_schema", Text),
     Column("created_at", Float, nullable=False),
+    Column("paused_at", Float),
 )
 
 prompts = Table(
@@ -62,6 +69,8 @@ prompts = Table(
     Column("attempt", Integer, nullable=False, default=0),
     Column("batch", String(64)),
     Column("begun", Boolean, nullable=False, default=False, server_default=false()),
+    # The process that last died on this prompt's batch.
+    Column("dead_worker", String(64)),
     Column("accepted_at", Float, nullable=False),
     Column("published_at", Float),
     Column("finished_at", Float),
@@ -118,17 +127,46 @@ def open_database(url: str, *, must_exist: bool = False) -> Engine:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise LedgerError(f"no folder for the ledger {path}: {exc.strerror}") from exc
-    connect_args = {"timeout": BUSY_TIMEOUT_S} if path is not None else {}
+    connect_args = {"timeout": BUSY_TIMEOUT_S} if path is not None else {"connect_timeout": 10}
     try:
         engine = create_engine(
-            url, pool_size=8, max_overflow=56, pool_timeout=60, connect_args=connect_args
+            url,
+            pool_size=8,
+            max_overflow=56,
+            pool_timeout=60,
+            pool_pre_ping=path is None,
+            connect_args=connect_args,
         )
         if engine.dialect.name == "sqlite":
             _prepare_sqlite(engine)
-        metadata.create_all(engine)
+        _make_tables(engine, must_exist=must_exist)
+    except SettingsError:
+        raise
     except Exception as exc:
         raise LedgerError(f"ledger {shown(url)} cannot be opened: {first_line(exc)}") from exc
     return engine
+
+
+def _make_tables(engine: Engine, *, must_exist: bool) -> None:
+    """Make the tables and columns that are not there; one process at a time."""
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(select(func.pg_advisory_xact_lock(_MAKING)))
+        there = inspect(connection)
+        if must_exist and not there.has_table(prompts.name):
+            raise SettingsError(
+                f"no ledger in {shown(str(engine.url))} yet; accepted: --database or "
+                "PREFMILL_DATABASE_URL with the URL of one that a run has made"
+            )
+        metadata.create_all(connection)
+        for table in metadata.sorted_tables:
+            known = {column["name"] for column in inspect(connection).get_columns(table.name)}
+            for column in table.columns:
+                if column.name not in known:
+                    kind = column.type.compile(engine.dialect)
+                    connection.exec_driver_sql(
+                        f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"
+                    )
 
 
 def shown(url: str) -> str:

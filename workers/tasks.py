@@ -1,32 +1,37 @@
 """The Celery tasks, thin: message in, one call of a step, message out.
 
 A task either ends with data, or hands its message back (the worker shuts down, the ledger or the
-broker is away), or drops it (its batch was published anew since).
+broker is away), or drops it (its batch was published anew since), or sets it aside (it broke).
 """
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import Any
 
+from celery import Task
 from celery.beat import Scheduler
 from celery.exceptions import Ignore, Reject
 from celery.signals import (
     setup_logging,
     worker_init,
+    worker_ready,
     worker_shutdown,
     worker_shutting_down,
 )
 
 from workers import logs, steps, worker
+from workers.admission import HandedBack
 from workers.app import TASK_BUDGET_S, app
-from workers.calls import HandedBack
-from workers.errors import BrokerError, ConfigurationError, LedgerError
+from workers.errors import BrokerError, ConfigurationError, LedgerError, PrefmillError
+from workers.flow import publish
 from workers.grouping import by_prompt
-from workers.messages import GENERATE, GROUP, JUDGE, RECONCILE, SINK, Batch, queue
-from workers.reconciler import interval_s, reconcile
+from workers.ledger import Work
+from workers.messages import GENERATE, GROUP, JUDGE, RECONCILE, SET_ASIDE, SINK, Batch, queue
+from workers.reconciler import interval_s, look_after
 from workers.records import (
     Prompt,
     generation_from_json,
@@ -44,94 +49,152 @@ PAUSE_S = 2.0
 
 _stopping = threading.Event()
 _foreign: set[str] = set()
+_alone = threading.Lock()
+
+
+class _Later(PrefmillError):
+    """A message cannot be worked on now; it goes back after a pause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step works with: this process, its batch, and the prompts that still want work."""
+
+    mill: Worker
+    batch: Batch
+    prompts: Mapping[str, Prompt]
 
 
 @contextmanager
-def _handing_back() -> Iterator[None]:
+def _step(task: Task, message: dict[str, str], *, attempt: bool = False) -> Iterator[Step]:
+    """Around the work of one step of a batch.
+
+    Raises: Ignore if nothing wants work any more; Reject to hand the message back.
+    """
+    mill, batch = current(), Batch.from_json(message)
+    with _ending(task, mill, batch), mill.liveness.step(task.request.id) as dead:
+        if dead is not None and _split(mill, batch, dead):
+            raise Ignore
+        work = _wanted(mill, batch, attempt=attempt)
+        with _by_itself() if work.suspect else nullcontext():
+            yield Step(mill, batch, work.prompts)
+
+
+@contextmanager
+def _by_itself() -> Iterator[None]:
+    """Work that may kill its process runs alone among its like: no other is suspected with it."""
+    if not _alone.acquire(blocking=False):
+        raise _Later("another prompt that may have killed a worker is at work")
     try:
         yield
-    except (HandedBack, CancelledError) as exc:
-        raise Reject(str(exc), requeue=True) from exc
-    except (LedgerError, BrokerError) as exc:
-        log.warning("task.handed_back", extra={"because": str(exc)})
-        _stopping.wait(PAUSE_S)
-        raise Reject(str(exc), requeue=True) from exc
-    except ExceptionGroup as exc:
-        if exc.split((LedgerError, BrokerError))[1] is not None:
-            raise
-        log.warning("task.handed_back", extra={"because": str(exc.exceptions[0])})
-        _stopping.wait(PAUSE_S)
-        raise Reject(str(exc), requeue=True) from exc
+    finally:
+        _alone.release()
 
 
-def _wanted(mill: Worker, batch: Batch, *, attempt: bool = False) -> dict[str, Prompt]:
+def _split(mill: Worker, batch: Batch, dead: str) -> bool:
+    """Account for a process that died on a batch; whether the batch was published in parts."""
+    parts = mill.ledger.crashed(batch.run, batch.id, dead, mill.recipe.fleet.max_attempts)
+    log.warning("task.worker_died", extra={"batch": batch.id, "process": dead, "parts": len(parts)})
+    publish(app, mill.ledger, mill.recipe, parts)
+    return bool(parts)
+
+
+def _wanted(mill: Worker, batch: Batch, *, attempt: bool) -> Work:
     """The batch's prompts that still want work.
 
-    Raises: Ignore if there are none; HandedBack if the batch is for another recipe's worker.
+    Raises: Ignore if there are none; _Later if the batch is for another recipe's worker.
     """
     ours = batch.recipe_hash == mill.recipe.hash
-    prompts = mill.ledger.begin(batch.run, batch.id, attempt=attempt and ours)
-    if not prompts:
+    work = mill.ledger.start(
+        batch.run,
+        batch.id,
+        attempt=attempt and ours,
+        max_attempts=mill.recipe.fleet.max_attempts,
+    )
+    if not work.prompts:
         raise Ignore
     if not ours:
         if batch.recipe_hash not in _foreign:
             _foreign.add(batch.recipe_hash)
             log.warning("task.other_recipe", extra={"run": batch.run, "hash": batch.recipe_hash})
+        raise _Later("another recipe's batch")
+    return work
+
+
+@contextmanager
+def _ending(task: Task, mill: Worker, batch: Batch | None) -> Iterator[None]:
+    """Every way in which work ends without a result."""
+    try:
+        yield
+    except (Ignore, Reject):
+        raise
+    except (HandedBack, CancelledError) as exc:
+        raise Reject(str(exc), requeue=True) from exc
+    except _Later as exc:
         _stopping.wait(PAUSE_S)
-        raise HandedBack("another recipe's batch")
-    return prompts
+        raise Reject(str(exc), requeue=True) from exc
+    except (LedgerError, BrokerError) as exc:
+        log.warning("task.handed_back", extra={"because": str(exc)})
+        _stopping.wait(PAUSE_S)
+        raise Reject(str(exc), requeue=True) from exc
+    except Exception as exc:
+        # The edge: a bug must neither be lost nor spin. The reconciler publishes the batch again.
+        log.exception("task.broke", extra={"task": task.request.id})
+        error = f"{type(exc).__name__}: {exc}"
+        mill.broker.set_aside(str(task.request.id), f"broke: {error}", task.name)
+        if batch is not None:
+            with suppress(LedgerError):
+                mill.ledger.note_error(batch.run, batch.id, error)
+        raise Ignore from exc
 
 
-@app.task(name=GENERATE)  # type: ignore[untyped-decorator]
-def generate(message: dict[str, str], generator: str) -> dict[str, Any]:
+@app.task(name=GENERATE, bind=True)  # type: ignore[untyped-decorator]
+def generate(self: Task, message: dict[str, str], generator: str) -> dict[str, Any]:
     """Answer a batch's prompts with one model; failures are data."""
-    with _handing_back():
-        mill, batch = current(), Batch.from_json(message)
-        prompts = _wanted(mill, batch, attempt=True)
-        model = mill.recipe.generator(generator)
-        work = steps.generate(mill.calls, model, prompts)
-        done = mill.calls.run(work, timeout_s=TASK_BUDGET_S)
+    with _step(self, message, attempt=True) as step:
+        model = step.mill.recipe.generator(generator)
+        work = steps.generate(step.mill.calls, model, step.prompts)
+        done = step.mill.calls.run(work, timeout_s=TASK_BUDGET_S)
         return {key: generation_to_json(generation) for key, generation in done.items()}
 
 
-@app.task(name=GROUP)  # type: ignore[untyped-decorator]
-def group(headers: list[dict[str, Any]], message: dict[str, str]) -> dict[str, list[Any]]:
+@app.task(name=GROUP, bind=True)  # type: ignore[untyped-decorator]
+def group(
+    self: Task, headers: list[dict[str, Any]], message: dict[str, str]
+) -> dict[str, list[Any]]:
     """Join what the models answered: each prompt with exactly one generation a slot."""
-    with _handing_back():
-        mill, batch = current(), Batch.from_json(message)
-        keys = _wanted(mill, batch)
+    with _step(self, message) as step:
         arrived = [
             (key, generation_from_json(data)) for header in headers for key, data in header.items()
         ]
-        slots = [generator.name for generator in mill.recipe.generators]
-        joined = by_prompt(arrived, slots, keys)
-        if len(joined) < len(keys):
-            log.warning("group.incomplete", extra={"batch": batch.id, "of": len(keys)})
+        slots = [generator.name for generator in step.mill.recipe.generators]
+        joined = by_prompt(arrived, slots, step.prompts)
+        if len(joined) < len(step.prompts):
+            extra = {"batch": step.batch.id, "of": len(step.prompts)}
+            log.warning("group.incomplete", extra=extra)
         return {key: [generation_to_json(g) for g in grouped] for key, grouped in joined.items()}
 
 
-@app.task(name=JUDGE)  # type: ignore[untyped-decorator]
-def judge(grouped: dict[str, list[Any]], message: dict[str, str]) -> dict[str, Any]:
+@app.task(name=JUDGE, bind=True)  # type: ignore[untyped-decorator]
+def judge(self: Task, grouped: dict[str, list[Any]], message: dict[str, str]) -> dict[str, Any]:
     """Rate each prompt's generations against each other."""
-    with _handing_back():
-        mill, batch = current(), Batch.from_json(message)
-        prompts = _wanted(mill, batch)
+    with _step(self, message) as step:
         generations = {
             key: [generation_from_json(g) for g in data] for key, data in grouped.items()
         }
-        work = steps.judge(mill.calls, mill.recipe, prompts, generations)
-        done = mill.calls.run(work, timeout_s=TASK_BUDGET_S)
+        work = steps.judge(step.mill.calls, step.mill.recipe, step.prompts, generations)
+        done = step.mill.calls.run(work, timeout_s=TASK_BUDGET_S)
         judged = {
             key: [judgement_to_json(j) for j in judgements] for key, judgements in done.items()
         }
         return {"generations": grouped, "judgements": judged}
 
 
-@app.task(name=SINK)  # type: ignore[untyped-decorator]
-def sink(judged: dict[str, Any], message: dict[str, str]) -> None:
+@app.task(name=SINK, bind=True)  # type: ignore[untyped-decorator]
+def sink(self: Task, judged: dict[str, Any], message: dict[str, str]) -> None:
     """Enter outcomes and rows into the ledger, then forget the answers they came from."""
-    with _handing_back():
-        mill, batch = current(), Batch.from_json(message)
+    with _step(self, message) as step:
+        mill, batch = step.mill, step.batch
         outcomes = steps.conclude(
             mill.recipe,
             {k: [generation_from_json(g) for g in v] for k, v in judged["generations"].items()},
@@ -139,15 +202,24 @@ def sink(judged: dict[str, Any], message: dict[str, str]) -> None:
         )
         # A stale batch commits nothing: its prompts' answers are needed by a newer one.
         if mill.ledger.commit(batch.run, batch.id, outcomes):
-            mill.calls.run(mill.calls.cache.forget([outcome.key for outcome in outcomes]))
+            mill.calls.run(mill.calls.admission.forget([outcome.key for outcome in outcomes]))
 
 
-@app.task(name=RECONCILE)  # type: ignore[untyped-decorator]
-def reconcile_run() -> None:
-    """Publish again what was lost."""
-    with _handing_back():
-        mill = current()
-        reconcile(app, mill.ledger, mill.broker, mill.recipe)
+@app.task(name=RECONCILE, bind=True)  # type: ignore[untyped-decorator]
+def reconcile_run(self: Task) -> None:
+    """Publish again what was lost, and tidy up."""
+    mill = current()
+    with _ending(self, mill, None):
+        look_after(app, mill.ledger, mill.broker, mill.doors, mill.recipe)
+
+
+@app.task(name=SET_ASIDE, bind=True)  # type: ignore[untyped-decorator]
+def set_aside(self: Task, message: str, why: str, queue_name: str) -> None:
+    """List a message that nothing can be done with."""
+    mill = current()
+    with _ending(self, mill, None):
+        log.warning("message.set_aside", extra={"queue": queue_name, "because": why})
+        mill.broker.set_aside(message, why, queue_name)
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]
@@ -159,10 +231,22 @@ def _open(**_: Any) -> None:
         raise SystemExit(f"prefmill: {exc}") from exc
 
 
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _give_signs(sender: Any, **_: Any) -> None:
+    """From now on renew what the consumer holds, also after it connected anew."""
+
+    def held() -> list[str]:
+        consumer = sender.task_consumer
+        return list(consumer.channel.qos._delivered) if consumer is not None else []
+
+    current().liveness.watch(app.amqp.queues.consume_from, held)
+
+
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _end_with_grace(**_: Any) -> None:
-    """On SIGTERM let calls go on for a while, then hand what is left back."""
+    """On SIGTERM begin no call, let those under way end, and hand the rest back."""
     _stopping.set()
+    current().drain()
     timer = threading.Timer(worker.GRACE_S, current().stop_calls)
     timer.daemon = True
     timer.start()

@@ -5,14 +5,17 @@ Opened before the first message is taken, so that a worker that cannot work says
 
 import logging
 import threading
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
 from functools import cached_property
 
+from workers.admission import FleetAdmission
 from workers.broker import Broker
-from workers.cache import RedisCache
 from workers.calls import Calls
+from workers.doors import Doors
 from workers.errors import RecipeError
 from workers.ledger import Ledger
+from workers.liveness import Liveness
 from workers.recipe import LOCAL_MODEL_URL, Recipe
 from workers.recipe_file import load
 from workers.settings import Settings, api_keys, read_settings
@@ -30,6 +33,8 @@ class Worker:
     recipe: Recipe
     keys: dict[str, str | None]
     settings: Settings
+    #: Tells this process from every other and from its own predecessors.
+    process: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -42,10 +47,26 @@ class Worker:
         return Broker(self.settings.require_broker(), self.recipe.name, self.recipe.queues)
 
     @cached_property
+    def doors(self) -> Doors:
+        """The doors of the run's endpoints, from outside."""
+        return Doors(self.settings.require_broker(), self.recipe)
+
+    @cached_property
     def calls(self) -> Calls:
-        """The calls of this process, with the fleet's cache of answers."""
-        cache = RedisCache(self.settings.require_broker(), self.recipe.name)
-        return Calls(self.recipe, self.keys, cache)
+        """The calls of this process, let in by the fleet's admission."""
+        admission = FleetAdmission(self.settings.require_broker(), self.recipe, self.process)
+        return Calls(self.recipe, self.keys, admission)
+
+    @cached_property
+    def liveness(self) -> Liveness:
+        """The signs of life of this process."""
+        url, timeout_s = self.settings.require_broker(), self.settings.visibility_timeout
+        return Liveness(url, self.recipe.name, self.process, timeout_s)
+
+    def drain(self) -> None:
+        """Begin no call any more."""
+        if "calls" in vars(self):
+            self.calls.drain()
 
     def stop_calls(self) -> None:
         """Cancel what runs: its batches go back to their queues."""
@@ -56,6 +77,8 @@ class Worker:
         """Close what was opened, storing answers that were just read."""
         if "calls" in vars(self):
             self.calls.close()
+        if "liveness" in vars(self):
+            self.liveness.close()
         if "ledger" in vars(self):
             self.ledger.close()
 

@@ -129,7 +129,7 @@ def test_more_failures_than_allowed_end_with_exit_code_1(tmp_path: Path) -> None
     write_prompts(tmp_path / "prompts.jsonl", 4)
     with LlmServer(latency="fixed:0.0") as llm:
         llm.script(
-            [{"model": "model-a", "contains": None, "times": None, "reply": {"status": 404}}]
+            [{"model": "model-a", "contains": None, "times": None, "reply": {"status": 422}}]
         )
         with mill(tmp_path, recipe(llm.base_url, {"file": "prompts.jsonl"})) as one:
             done = one.call("run")

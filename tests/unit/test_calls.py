@@ -1,4 +1,4 @@
-"""What `Calls` does without a single request: answers found in the cache, work handed back.
+"""What `Calls` does without a single request: answers that are known, work handed back.
 
 That a call is held to its model's limit, asked again and stored is for the integration tests, which
 have servers to ask.
@@ -6,15 +6,14 @@ have servers to ask.
 
 import asyncio
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from workers.cache import Answer
-from workers.calls import Calls, HandedBack
+from workers.admission import Answer, HandedBack, Leave, Model, Unlimited
+from workers.calls import Calls, address_of
 from workers.recipe import Recipe
-from workers.records import Usage, canonical_json, sha256
+from workers.records import Usage
 
 REQUEST = {"messages": [{"role": "user", "content": "Why?"}]}
 RECIPE = Recipe.model_validate(
@@ -29,23 +28,17 @@ RECIPE = Recipe.model_validate(
         "judges": [{"name": "j", "endpoint": "here", "model": "m"}],
     }
 )
+A, B = RECIPE.generators
 
 
-class MemoryCache:
-    """An AnswerCache in a dictionary."""
+class Known(Unlimited):
+    """An admission that knows some answers and lets nobody else in."""
 
     def __init__(self) -> None:
-        self.held: dict[str, dict[str, Answer]] = {}
+        self.held: dict[str, Answer] = {}
 
-    async def recall(self, keys: Sequence[str]) -> dict[str, dict[str, Answer]]:
-        return {key: dict(self.held.get(key, {})) for key in keys}
-
-    async def keep(self, key: str, address: str, answer: Answer) -> None:
-        self.held.setdefault(key, {})[address] = answer
-
-    async def forget(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            self.held.pop(key, None)
+    async def enter(self, model: Model, prompt: str, address: str) -> Leave | Answer:
+        return self.held[address]
 
 
 def answer(text: str, retries: int = 0) -> Answer:
@@ -59,30 +52,30 @@ def answer(text: str, retries: int = 0) -> Answer:
     return {"completion": completion, "retries": retries}
 
 
-def address(name: str, body: dict[str, Any]) -> str:
-    return sha256(canonical_json([name, body]))
+@pytest.fixture
+def known() -> Known:
+    return Known()
 
 
 @pytest.fixture
-def calls() -> Iterator[Calls]:
-    opened = Calls(RECIPE, {"here": None}, MemoryCache())
+def calls(known: Known) -> Iterator[Calls]:
+    opened = Calls(RECIPE, {"here": None}, known)
     yield opened
     opened.close()
 
 
-def test_a_cached_answer_is_not_asked_for_again(calls: Calls) -> None:
-    body = {"model": "m", **REQUEST, "max_tokens": 9}
-    known = {address("a", body): answer("Because.", retries=2)}
-    answered = calls.run(calls.ask(RECIPE.generator("a"), REQUEST, key="k", known=known))
+def test_a_known_answer_is_not_asked_for_again(calls: Calls, known: Known) -> None:
+    known.held[address_of(A, REQUEST)] = answer("Because.", retries=2)
+    answered = calls.run(calls.ask(A, REQUEST, key="k"))
     assert answered.completion.text == "Because."
     assert answered.completion.finish_reason == "stop"
     assert answered.usage == Usage(retries=2, cached=True, input_tokens=12, output_tokens=3)
 
 
-def test_two_generators_of_one_model_do_not_share_answers(calls: Calls) -> None:
-    body = {"model": "m", **REQUEST}
-    known = {address("a", body): answer("by a"), address("b", body): answer("by b")}
-    answered = calls.run(calls.ask(RECIPE.generator("b"), REQUEST, key="k", known=known))
+def test_two_generators_of_one_model_do_not_share_answers(calls: Calls, known: Known) -> None:
+    assert B.model == A.model
+    known.held = {address_of(A, REQUEST): answer("by a"), address_of(B, REQUEST): answer("by b")}
+    answered = calls.run(calls.ask(B, REQUEST, key="k"))
     assert answered.completion.text == "by b"
 
 
@@ -152,7 +145,7 @@ def test_closing_ends_the_loops_thread() -> None:
         return {thread for thread in threading.enumerate() if thread.name == "calls"}
 
     before = loops()
-    opened = Calls(RECIPE, {"here": None}, MemoryCache())
+    opened = Calls(RECIPE, {"here": None}, Unlimited())
     (mine,) = loops() - before
     opened.close()
     assert not mine.is_alive()

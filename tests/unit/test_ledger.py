@@ -143,14 +143,14 @@ def test_a_key_that_went_away_is_named_too(ledger: Ledger) -> None:
 def test_accepted_changes_release_what_is_in_flight(ledger: Ledger) -> None:
     done, released = accept(ledger, "abcd")
     ledger.published(RUN, [done, released])
-    ledger.begin(RUN, released, attempt=True)
+    ledger.start(RUN, released, attempt=True)
     ledger.commit(RUN, done, [paired("a"), paired("b")])
     ledger.open_run(RUN, "other", {"seed": 1}, accept_changes=True)
     assert ledger.recipe_hash(RUN) == "other"
-    assert ledger.begin(RUN, released) == {}
+    assert ledger.start(RUN, released).prompts == {}
     assert ledger.commit(RUN, released, [paired("c")]) == 0
     (fresh,) = ledger.rebatch_unpublished(RUN, 8)
-    assert sorted(ledger.begin(RUN, fresh)) == ["c", "d"]
+    assert sorted(ledger.start(RUN, fresh).prompts) == ["c", "d"]
     assert counted(ledger).paired == 2
 
 
@@ -164,7 +164,7 @@ def test_accepted_changes_are_refused_no_more(ledger: Ledger) -> None:
 def test_two_runs_in_one_ledger_do_not_touch_each_other(ledger: Ledger) -> None:
     ledger.open_run("other", "hash", {})
     (mine,), (theirs,) = accept(ledger, "a"), accept(ledger, "a", run="other")
-    assert ledger.begin("other", mine) == {}
+    assert ledger.start("other", mine).prompts == {}
     assert ledger.commit(RUN, theirs, [paired("a")]) == 0
     ledger.commit("other", theirs, [paired("a")])
     assert (counted(ledger).in_flight, counted(ledger, "other").paired) == (1, 1)
@@ -204,7 +204,7 @@ def test_a_file_that_is_no_database_is_a_ledger_error(tmp_path: Path) -> None:
 
 def test_accepted_prompts_lie_in_batches_of_the_size_asked_for(ledger: Ledger) -> None:
     batches = accept(ledger, "abcde")
-    assert [sorted(ledger.begin(RUN, batch)) for batch in batches] == [
+    assert [sorted(ledger.start(RUN, batch).prompts) for batch in batches] == [
         ["a", "b"],
         ["c", "d"],
         ["e"],
@@ -218,13 +218,13 @@ def test_prompts_come_back_as_they_were(ledger: Ledger) -> None:
     (batch,) = ledger.accept(
         RUN, {"k": prompt}, [], source="s", position={}, schema="x", batch_size=1
     )
-    assert ledger.begin(RUN, batch) == {"k": prompt}
+    assert ledger.start(RUN, batch).prompts == {"k": prompt}
 
 
 def test_accepting_twice_is_accepting_once(ledger: Ledger) -> None:
     (batch,) = accept(ledger, "ab")
     assert accept(ledger, "ab") == []
-    assert sorted(ledger.begin(RUN, batch)) == ["a", "b"]
+    assert sorted(ledger.start(RUN, batch).prompts) == ["a", "b"]
     assert counted(ledger).accepted == 2
 
 
@@ -239,7 +239,10 @@ def test_a_prompt_that_ended_is_not_accepted_anew(ledger: Ledger) -> None:
 def test_among_known_prompts_only_the_new_ones_are_published(ledger: Ledger) -> None:
     accept(ledger, "abc", batch_size=8)
     batches = accept(ledger, "abcde")
-    assert sorted(key for batch in batches for key in ledger.begin(RUN, batch)) == ["d", "e"]
+    assert sorted(key for batch in batches for key in ledger.start(RUN, batch).prompts) == [
+        "d",
+        "e",
+    ]
     assert counted(ledger).accepted == 5
 
 
@@ -273,16 +276,16 @@ def test_a_row_is_skipped_once_by_its_position(ledger: Ledger) -> None:
 def test_an_attempt_counts_once_for_each_publication(ledger: Ledger) -> None:
     (batch,) = accept(ledger, "a")
     for _ in range(3):
-        assert list(ledger.begin(RUN, batch, attempt=True)) == ["a"]
+        assert list(ledger.start(RUN, batch, attempt=True).prompts) == ["a"]
     (again,) = ledger.rebatch(RUN, 8)
     for _ in range(3):
-        ledger.begin(RUN, again, attempt=True)
+        ledger.start(RUN, again, attempt=True)
     assert attempts_left(ledger, "a") == 2
 
 
 def test_looking_at_a_batch_is_no_attempt(ledger: Ledger) -> None:
     (batch,) = accept(ledger, "a")
-    assert list(ledger.begin(RUN, batch)) == ["a"]
+    assert list(ledger.start(RUN, batch).prompts) == ["a"]
     ledger.published(RUN, [batch])
     ledger.rebatch(RUN, 8)
     assert attempts_left(ledger, "a") == 0
@@ -291,16 +294,16 @@ def test_looking_at_a_batch_is_no_attempt(ledger: Ledger) -> None:
 def test_a_stale_batch_begins_nothing_and_costs_no_attempt(ledger: Ledger) -> None:
     (stale,) = accept(ledger, "ab")
     (fresh,) = ledger.rebatch(RUN, 8)
-    assert ledger.begin(RUN, stale, attempt=True) == {}
-    assert ledger.begin(RUN, "never heard of", attempt=True) == {}
-    assert sorted(ledger.begin(RUN, fresh)) == ["a", "b"]
+    assert ledger.start(RUN, stale, attempt=True).prompts == {}
+    assert ledger.start(RUN, "never heard of", attempt=True).prompts == {}
+    assert sorted(ledger.start(RUN, fresh).prompts) == ["a", "b"]
     assert attempts_left(ledger, "a") == 0
 
 
 def test_a_prompt_that_ended_begins_no_more(ledger: Ledger) -> None:
     (batch,) = accept(ledger, "ab")
     ledger.commit(RUN, batch, [failed("a")])
-    assert list(ledger.begin(RUN, batch, attempt=True)) == ["b"]
+    assert list(ledger.start(RUN, batch, attempt=True).prompts) == ["b"]
 
 
 def test_every_outcome_is_accounted_for(ledger: Ledger) -> None:
@@ -431,16 +434,16 @@ def test_a_fresh_batch_makes_the_old_one_stale(ledger: Ledger) -> None:
     old = accept(ledger, "abcde")
     new = ledger.rebatch(RUN, 3)
     assert not set(old) & set(new)
-    assert [len(ledger.begin(RUN, batch)) for batch in new] == [3, 2]
-    assert all(ledger.begin(RUN, batch) == {} for batch in old)
+    assert [len(ledger.start(RUN, batch).prompts) for batch in new] == [3, 2]
+    assert all(ledger.start(RUN, batch).prompts == {} for batch in old)
     assert counted(ledger).in_flight == 5
 
 
 def test_only_these_prompts_are_put_into_fresh_batches(ledger: Ledger) -> None:
     (old,) = accept(ledger, "abcd", batch_size=8)
     (new,) = ledger.rebatch(RUN, 8, ["b", "d", "unknown"])
-    assert sorted(ledger.begin(RUN, old)) == ["a", "c"]
-    assert sorted(ledger.begin(RUN, new)) == ["b", "d"]
+    assert sorted(ledger.start(RUN, old).prompts) == ["a", "c"]
+    assert sorted(ledger.start(RUN, new).prompts) == ["b", "d"]
 
 
 def test_what_ended_is_not_published_again(ledger: Ledger) -> None:
@@ -455,9 +458,9 @@ def test_only_what_was_never_published_is_put_into_fresh_batches(ledger: Ledger)
     sent, unsent = accept(ledger, "abcd")
     ledger.published(RUN, [sent])
     (fresh,) = ledger.rebatch_unpublished(RUN, 8)
-    assert sorted(ledger.begin(RUN, fresh)) == ["c", "d"]
-    assert ledger.begin(RUN, unsent) == {}
-    assert sorted(ledger.begin(RUN, sent)) == ["a", "b"]
+    assert sorted(ledger.start(RUN, fresh).prompts) == ["c", "d"]
+    assert ledger.start(RUN, unsent).prompts == {}
+    assert sorted(ledger.start(RUN, sent).prompts) == ["a", "b"]
     ledger.published(RUN, [fresh])
     assert ledger.rebatch_unpublished(RUN, 8) == []
 
@@ -466,7 +469,7 @@ def test_a_fresh_batch_counts_as_unpublished(ledger: Ledger) -> None:
     ledger.published(RUN, accept(ledger, "ab"))
     ledger.rebatch(RUN, 8)
     (again,) = ledger.rebatch_unpublished(RUN, 8)
-    assert sorted(ledger.begin(RUN, again)) == ["a", "b"]
+    assert sorted(ledger.start(RUN, again).prompts) == ["a", "b"]
 
 
 def test_a_window_of_any_size_can_be_published_again(ledger: Ledger) -> None:
@@ -502,7 +505,7 @@ def test_a_prompt_is_lost_only_when_its_attempts_are_used_up(ledger: Ledger) -> 
     for attempt in range(1, 4):
         assert ledger.give_up(RUN, ["a"], 3) == 0
         assert counted(ledger).in_flight == 2
-        ledger.begin(RUN, batch, attempt=True)
+        ledger.start(RUN, batch, attempt=True)
         if attempt < 3:
             (batch,) = ledger.rebatch(RUN, 8)
     assert ledger.give_up(RUN, ["a"], 3) == 1
@@ -513,7 +516,7 @@ def test_a_prompt_is_lost_only_when_its_attempts_are_used_up(ledger: Ledger) -> 
 
 def test_what_ended_is_never_given_up(ledger: Ledger) -> None:
     (batch,) = accept(ledger, "a")
-    ledger.begin(RUN, batch, attempt=True)
+    ledger.start(RUN, batch, attempt=True)
     ledger.commit(RUN, batch, [paired("a")])
     assert ledger.give_up(RUN, ["a"], 1) == 0
     assert counted(ledger).paired == 1
@@ -521,7 +524,7 @@ def test_what_ended_is_never_given_up(ledger: Ledger) -> None:
 
 def test_a_lost_prompt_takes_no_late_outcome(ledger: Ledger) -> None:
     (batch,) = accept(ledger, "a")
-    ledger.begin(RUN, batch, attempt=True)
+    ledger.start(RUN, batch, attempt=True)
     ledger.give_up(RUN, ["a"], 1)
     assert ledger.commit(RUN, batch, [paired("a")]) == 0
     counts = counted(ledger)
@@ -553,7 +556,7 @@ class Mill(RuleBasedStateMachine):
         """Note where each prompt in these new batches lies now."""
         self.batches += batches
         for batch in batches:
-            for key in self.ledger.begin(self.run, batch):
+            for key in self.ledger.start(self.run, batch).prompts:
                 self.batch[key] = batch
                 self.begun.discard(key)
 
@@ -573,7 +576,7 @@ class Mill(RuleBasedStateMachine):
     def begin(self, data: st.DataObject) -> None:
         batch = data.draw(st.sampled_from(self.batches))
         mine = self.waiting(batch)
-        assert sorted(self.ledger.begin(self.run, batch, attempt=True)) == sorted(mine)
+        assert sorted(self.ledger.start(self.run, batch, attempt=True).prompts) == sorted(mine)
         for key in set(mine) - self.begun:
             self.attempts[key] += 1
         self.begun |= set(mine)

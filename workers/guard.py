@@ -1,0 +1,135 @@
+"""Whether a message is one that a worker can work on; pure.
+
+Celery takes messages on trust: garbage ends a worker process, and a body that it cannot unpack goes
+back to the queue and ends the next one. So each message is looked at as it is popped, before
+Celery sees it, and one that nothing can be done with becomes a message for `set_aside`.
+"""
+
+import base64
+import binascii
+import json
+import uuid
+from typing import Any
+
+from workers.messages import (
+    GENERATE,
+    GROUP,
+    JUDGE,
+    RECONCILE,
+    SET_ASIDE,
+    SINK,
+    VERSION,
+    Batch,
+    run_of,
+)
+
+#: How much of a message that is set aside is kept, in characters.
+KEPT_CHARACTERS = 16_384
+
+
+def guarded(raw: bytes, queue: str) -> bytes:
+    """The message as it came, or one for `set_aside` that holds it as text and says why."""
+    try:
+        _check(raw, queue)
+    except (ValueError, RecursionError) as exc:
+        why = str(exc) or type(exc).__name__
+        return _message(SET_ASIDE, [raw.decode("utf-8", "replace")[:KEPT_CHARACTERS], why, queue])
+    return raw
+
+
+def _check(raw: bytes, queue: str) -> None:
+    """Raises: ValueError, RecursionError."""
+    try:
+        message = json.loads(raw)
+    except (ValueError, RecursionError) as exc:
+        raise ValueError(f"not JSON: {type(exc).__name__}") from exc
+    envelope = _object(message, "the message")
+    headers = _object(envelope.get("headers"), "headers")
+    properties = _object(envelope.get("properties"), "properties")
+    _object(properties.get("delivery_info"), "delivery_info")
+    for name in ("content-type", "content-encoding", "body"):
+        if not isinstance(envelope.get(name), str):
+            raise ValueError(f"no {name}")
+    if envelope["content-type"] != "application/json":
+        raise ValueError(f"content-type is {envelope['content-type'][:80]!r}, not JSON")
+    if not isinstance(headers.get("id"), str) or not isinstance(
+        properties.get("delivery_tag"), str
+    ):
+        raise ValueError("no id or delivery_tag")
+    _check_arguments(headers.get("task"), _arguments(envelope, properties), run_of(queue))
+
+
+def _arguments(envelope: dict[str, Any], properties: dict[str, Any]) -> list[Any]:
+    text = envelope["body"]
+    try:
+        if properties.get("body_encoding") == "base64":
+            text = base64.b64decode(text, validate=True)
+        body = json.loads(text)
+    except (ValueError, binascii.Error, RecursionError) as exc:
+        raise ValueError(f"a body that cannot be read: {type(exc).__name__}") from exc
+    match body:
+        case [list() as arguments, dict(), dict()]:
+            return arguments
+    raise ValueError("a body that is not [args, kwargs, embedded]")
+
+
+def _check_arguments(task: object, arguments: list[Any], run: str) -> None:
+    match task, arguments:
+        case (str(), [dict() as message, str()]) if task == GENERATE:
+            pass
+        case (str(), [list() as headers, dict() as message]) if task == GROUP:
+            if not all(isinstance(header, dict) for header in headers):
+                raise ValueError("results that are no objects")
+        case (str(), [dict(), dict() as message]) if task in (JUDGE, SINK):
+            pass
+        case (str(), [str(), str(), str()]) if task == SET_ASIDE:
+            return
+        case (str(), []) if task == RECONCILE:
+            return
+        case _:
+            raise ValueError(f"task {str(task)[:80]!r} is unknown or has other arguments")
+    try:
+        batch = Batch.from_json(message)
+    except TypeError as exc:
+        raise ValueError(f"a batch of another version than {VERSION}") from exc
+    if not all(isinstance(value, str) for value in message.values()):
+        raise ValueError("a batch whose ids are no text")
+    if batch.run != run:
+        raise ValueError(f"a batch of run {batch.run[:80]!r}")
+
+
+def _object(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is no object")
+    return value
+
+
+def _message(task: str, arguments: list[Any]) -> bytes:
+    """A message of our own in Celery's form (protocol 2)."""
+    tag = str(uuid.uuid4())
+    body = json.dumps(
+        [arguments, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
+    )
+    return json.dumps(
+        {
+            "body": base64.b64encode(body.encode()).decode(),
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": {
+                "task": task,
+                "id": tag,
+                "root_id": tag,
+                "lang": "py",
+                "argsrepr": "",
+                "kwargsrepr": "",
+            },
+            "properties": {
+                "correlation_id": tag,
+                "delivery_mode": 2,
+                "delivery_info": {"exchange": "", "routing_key": arguments[2]},
+                "priority": 0,
+                "body_encoding": "base64",
+                "delivery_tag": tag,
+            },
+        }
+    ).encode()

@@ -1,0 +1,34 @@
+-- An endpoint (or a model there) turned a call away for a reason that is not the call's own.
+-- KEYS 1 answers of its prompt  2 the door that is shut
+--      3 leases of the endpoint 4 leases of the generator or judge
+-- ARGV 1 address  2 lease  3 when it began  4 reason  5 detail  6 seconds asked for, or empty
+--      7 first wait  8 longest wait  9 seconds that a door is remembered
+-- Returns {1 if the door was open until now, when it last let a call through (or ''),
+--          1 if calls other than this one were turned away as well}
+redis.call('ZREM', KEYS[3], ARGV[2])
+redis.call('ZREM', KEYS[4], ARGV[2])
+redis.call('HDEL', KEYS[1], '@' .. ARGV[1])
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
+local door = redis.call('HMGET', KEYS[2], 'strikes', 'struck', 'until', 'address', 'shared', 'answered')
+local fresh = not door[1]
+local strikes = tonumber(door[1] or '0')
+-- Calls that began before the last strike belong to it: one wave is one strike.
+if fresh or tonumber(ARGV[3]) >= tonumber(door[2]) then
+    strikes = strikes + 1
+    redis.call('HSET', KEYS[2], 'strikes', strikes, 'struck', string.format('%.6f', now))
+end
+local wait = math.min(tonumber(ARGV[7]) * 2 ^ (strikes - 1), tonumber(ARGV[8]))
+if ARGV[6] ~= '' then wait = math.min(tonumber(ARGV[6]), tonumber(ARGV[8])) end
+local reopens = math.max(tonumber(door[3] or '0'), now + wait)
+redis.call('HSET', KEYS[2], 'until', string.format('%.6f', reopens), 'reason', ARGV[4], 'detail', ARGV[5])
+local shared = door[5] or '0'
+if fresh then
+    redis.call('HSET', KEYS[2], 'since', clock[1], 'address', ARGV[1], 'shared', '0')
+    shared = '0'
+elseif door[4] ~= ARGV[1] then
+    redis.call('HSET', KEYS[2], 'shared', '1')
+    shared = '1'
+end
+redis.call('EXPIRE', KEYS[2], ARGV[9])
+return {fresh and 1 or 0, door[6] or '', tonumber(shared)}
