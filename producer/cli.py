@@ -272,7 +272,6 @@ def failures(
 ) -> None:
     """Failed prompts and messages set aside: reason, attempts, last error."""
     from producer import failures as listing
-    from workers.app import make_app
     from workers.ledger import Ledger
 
     settings, loaded = _begin(recipe, database, log_format)
@@ -286,9 +285,12 @@ def failures(
             _print_lines(listing.lines(found, aside))
         return
     ledger.open_run(loaded.name, loaded.hash, loaded.fingerprint())
-    celery_app = make_app(broker_url, settings.visibility_timeout) if broker_url else None
     done = listing.retry(
-        ledger, loaded, broker_url, celery_app, lambda n: err.print(f"put back in flight: {n}")
+        ledger,
+        loaded,
+        broker_url,
+        settings.visibility_timeout,
+        lambda number: err.print(f"put back in flight: {number}"),
     )
     later = "" if broker_url else "; they go out with the next `prefmill run`"
     err.print(f"{done} prompts are in flight again{later}", markup=False)

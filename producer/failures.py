@@ -1,26 +1,17 @@
 """What went wrong: failed prompts and messages set aside. Failed prompts can be tried again."""
 
-import asyncio
 import json
-import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from celery import Celery
-
-from workers.admission import Answer, FleetAdmission
+from workers.app import make_app
 from workers.broker import Broker
-from workers.calls import address_of
 from workers.flow import publish
-from workers.ledger import Failure, Ledger, Retried
+from workers.ledger import Failure, Ledger
 from workers.recipe import Recipe
-from workers.records import Generation
-from workers.steps import generation_request
-
-log = logging.getLogger(__name__)
 
 #: How often a full window is looked at again, in seconds.
 POLL_S = 1.0
@@ -59,7 +50,7 @@ def retry(
     ledger: Ledger,
     recipe: Recipe,
     broker_url: str | None,
-    app: Celery | None,
+    visibility_timeout_s: float,
     tell: Callable[[int], None],
 ) -> int:
     """Put every prompt that has failed until now back in flight; returns how many.
@@ -68,19 +59,20 @@ def retry(
     than the window; without one the next `run` publishes them. Raises: BrokerError, LedgerError.
     """
     done, total = 0, sum(ledger.counts(recipe.name).failed.values())
+    app = make_app(broker_url, visibility_timeout_s)
     while done < total:
-        room = total if app is None else recipe.fleet.window - ledger.in_flight(recipe.name)
+        room = recipe.fleet.window - ledger.in_flight(recipe.name) if broker_url else total
         if room <= 0:
             time.sleep(POLL_S)
             continue
-        retried = ledger.retry(recipe.name, min(room, TOGETHER, total - done))
-        if not retried:
+        keys = ledger.retry(recipe.name, min(room, TOGETHER, total - done))
+        if not keys:
             break
-        if app is not None and broker_url is not None:
-            asyncio.run(_restore(broker_url, recipe, retried))
+        if broker_url:
+            Broker(broker_url, recipe.name, recipe.queues).revive(keys)
             batches = ledger.rebatch_unpublished(recipe.name, recipe.fleet.batch_size)
             publish(app, ledger, recipe, batches)
-        done += len(retried)
+        done += len(keys)
         tell(done)
     return done
 
@@ -88,36 +80,6 @@ def retry(
 def look(broker_url: str | None, recipe: Recipe) -> list[dict[str, Any]]:
     """Messages set aside, newest first; none without a broker. Raises: BrokerError."""
     return Broker(broker_url, recipe.name, recipe.queues).aside() if broker_url else []
-
-
-async def _restore(broker_url: str, recipe: Recipe, retried: list[Retried]) -> None:
-    admission = FleetAdmission(broker_url, recipe)
-    try:
-        await admission.restore({one.key: _answers(recipe, one) for one in retried})
-    finally:
-        await admission.close()
-
-
-def _answers(recipe: Recipe, retried: Retried) -> dict[str, Answer]:
-    """The generations of a failed prompt as answered calls, by address."""
-    models = {generator.name: generator for generator in recipe.generators}
-    request = generation_request(retried.prompt)
-    return {
-        address_of(models[made.generator], request): _answer(made)
-        for made in retried.generations
-        if made.usable and made.generator in models
-    }
-
-
-def _answer(made: Generation) -> Answer:
-    completion = {
-        "text": made.text,
-        "finish_reason": made.finish_reason,
-        "model": made.reported_model,
-        "input_tokens": made.usage.input_tokens,
-        "output_tokens": made.usage.output_tokens,
-    }
-    return {"completion": completion, "retries": made.usage.retries}
 
 
 def _when(seconds: float | None) -> str:

@@ -12,7 +12,7 @@ import json
 import logging
 import random
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -321,18 +321,6 @@ class FleetAdmission:
                     pipe.unlink(name)
                     pipe.hset(name, "done", "1")
                     pipe.expire(name, DONE_S)
-                await pipe.execute()
-
-    async def restore(self, found: Mapping[str, Mapping[str, Answer]]) -> None:
-        """Put answers back that were paid for, by prompt and address. Raises: BrokerError."""
-        with _translated("cannot restore answers"):
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for prompt, by_address in found.items():
-                    name = keys.answers(self.recipe.name, prompt)
-                    pipe.unlink(name)
-                    for address, answer in by_address.items():
-                        pipe.hset(name, address, json.dumps(answer))
-                        pipe.expire(name, ANSWERS_S)
                 await pipe.execute()
 
     def drain(self) -> None:

@@ -99,6 +99,8 @@ class Work:
     """The prompts of a batch that still want work, by key."""
 
     prompts: Mapping[str, Prompt]
+    #: Generations that a prompt had when it failed, before someone had it tried again.
+    known: Mapping[str, tuple[Generation, ...]]
     #: Whether a worker died on one of them and this is its last attempt.
     suspect: bool
 
@@ -113,15 +115,6 @@ class Failure:
     detail: str
     attempts: int
     finished_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Retried:
-    """A failed prompt that is in flight again, with the generations it had."""
-
-    key: str
-    prompt: Prompt
-    generations: tuple[Generation, ...]
 
 
 class Ledger:
@@ -317,7 +310,8 @@ class Ledger:
         """
         mine = and_(_waiting(run), prompts.c.batch == batch)
         wanted = (prompts.c.key, prompts.c.input, prompts.c.begun)
-        query = select(*wanted, prompts.c.attempt, prompts.c.dead_worker).where(mine)
+        more = (prompts.c.attempt, prompts.c.dead_worker, prompts.c.generations)
+        query = select(*wanted, *more).where(mine)
         with self._transaction(reading=True) as connection:
             found = connection.execute(query.order_by(prompts.c.key)).all()
         fresh = attempt and not all(row.begun for row in found)
@@ -332,7 +326,8 @@ class Ledger:
             row.dead_worker is not None and row.attempt + (fresh and not row.begun) >= max_attempts
             for row in found
         )
-        return Work({row.key: _prompt(row.input) for row in found}, suspect)
+        known = {row.key: _generations(row.generations) for row in found if row.generations}
+        return Work({row.key: _prompt(row.input) for row in found}, known, suspect)
 
     def crashed(self, run: str, batch: str, worker: str, max_attempts: int) -> list[str]:
         """Account for a process that died while it worked on a batch, once for each process.
@@ -435,21 +430,22 @@ class Ledger:
                 failed += _fail(connection, run, lost, LOST, told)
         return failed
 
-    def retry(self, run: str, limit: int) -> list[Retried]:
-        """Put up to `limit` failed prompts, oldest first, back in flight, as if just accepted."""
-        wanted = (prompts.c.key, prompts.c.input, prompts.c.generations)
+    def retry(self, run: str, limit: int) -> list[str]:
+        """Put up to `limit` failed prompts, oldest first, back in flight; returns their keys.
+
+        They begin anew, but for the generations they had.
+        """
         failed = and_(prompts.c.run == run, prompts.c.state == FAILED)
         cleared = ("reason", "detail", "finished_at", "batch", "published_at", "dead_worker")
-        change: dict[str, Any] = dict.fromkeys((*cleared, "generations", "judgements"))
+        change: dict[str, Any] = dict.fromkeys((*cleared, "judgements"))
         change |= {"state": IN_FLIGHT, "attempt": 0, "begun": False}
         with self._transaction() as connection:
-            query = select(*wanted).where(failed).order_by(prompts.c.finished_at, prompts.c.key)
-            found = connection.execute(query.limit(limit).with_for_update()).all()
-            for row in found:
-                connection.execute(update(prompts).where(_is(run, row.key)).values(change))
-        return [
-            Retried(row.key, _prompt(row.input), _generations(row.generations)) for row in found
-        ]
+            query = select(prompts.c.key).where(failed)
+            query = query.order_by(prompts.c.finished_at, prompts.c.key).limit(limit)
+            keys = list(connection.scalars(query.with_for_update()))
+            for key in keys:
+                connection.execute(update(prompts).where(_is(run, key)).values(change))
+        return keys
 
     # -- what people ask -----------------------------------------------------------------------
 

@@ -6,7 +6,9 @@ by itself, and what goes wrong with it becomes data with a reason. Knows no Cele
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from workers.calls import Answered, CallEnded, Calls
@@ -35,18 +37,34 @@ TRUNCATED = "truncated"
 
 
 async def generate(
-    calls: Calls, generator: Generator, prompts: Mapping[str, Prompt]
+    calls: Calls,
+    generator: Generator,
+    prompts: Mapping[str, Prompt],
+    known: Mapping[str, Sequence[Generation]] = MappingProxyType({}),
 ) -> dict[str, Generation]:
     """One generation for each prompt, by key; a call that failed is a generation with a reason.
 
+    `known` are generations that a prompt had when it failed before: usable ones are not paid again.
     Raises: HandedBack, BrokerError if calls cannot be made now.
     """
-    done = await _all(_generation(calls, generator, key, prompt) for key, prompt in prompts.items())
-    return dict(zip(prompts, done, strict=True))
+    made = {key: _known(generator, known.get(key, ())) for key in prompts}
+    missing = [key for key, generation in made.items() if generation is None]
+    done = await _all(_generation(calls, generator, key, prompts[key]) for key in missing)
+    found = dict(zip(missing, done, strict=True))
+    return {key: generation or found[key] for key, generation in made.items()}
+
+
+def _known(generator: Generator, known: Sequence[Generation]) -> Generation | None:
+    """The usable generation among these that this very generator made."""
+    for made in known:
+        same = (made.generator, made.model) == (generator.name, generator.model)
+        if same and made.usable and dict(made.parameters) == generator.parameters:
+            return replace(made, usage=replace(made.usage, retries=0, cached=True))
+    return None
 
 
 async def _generation(calls: Calls, generator: Generator, key: str, prompt: Prompt) -> Generation:
-    request = generation_request(prompt)
+    request = {"messages": [{"role": "user", "content": prompt.instruction}]}
     asked: dict[str, Any] = {"model": generator.model, "parameters": generator.parameters}
     try:
         answered = await calls.ask(generator, request, key=key)
@@ -66,11 +84,6 @@ async def _generation(calls: Calls, generator: Generator, key: str, prompt: Prom
         usage=answered.usage,
         **asked,
     )
-
-
-def generation_request(prompt: Prompt) -> dict[str, Any]:
-    """What a generator is asked for a prompt, but for its model and parameters."""
-    return {"messages": [{"role": "user", "content": prompt.instruction}]}
 
 
 async def judge(

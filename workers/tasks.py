@@ -33,6 +33,7 @@ from workers.ledger import Work
 from workers.messages import GENERATE, GROUP, JUDGE, RECONCILE, SET_ASIDE, SINK, Batch, queue
 from workers.reconciler import interval_s, look_after
 from workers.records import (
+    Generation,
     Prompt,
     generation_from_json,
     generation_to_json,
@@ -63,6 +64,7 @@ class Step:
     mill: Worker
     batch: Batch
     prompts: Mapping[str, Prompt]
+    known: Mapping[str, tuple[Generation, ...]]
 
 
 @contextmanager
@@ -77,7 +79,7 @@ def _step(task: Task, message: dict[str, str], *, attempt: bool = False) -> Iter
             raise Ignore
         work = _wanted(mill, batch, attempt=attempt)
         with _by_itself() if work.suspect else nullcontext():
-            yield Step(mill, batch, work.prompts)
+            yield Step(mill, batch, work.prompts, work.known)
 
 
 @contextmanager
@@ -153,7 +155,7 @@ def generate(self: Task, message: dict[str, str], generator: str) -> dict[str, A
     """Answer a batch's prompts with one model; failures are data."""
     with _step(self, message, attempt=True) as step:
         model = step.mill.recipe.generator(generator)
-        work = steps.generate(step.mill.calls, model, step.prompts)
+        work = steps.generate(step.mill.calls, model, step.prompts, step.known)
         done = step.mill.calls.run(work, timeout_s=TASK_BUDGET_S)
         return {key: generation_to_json(generation) for key, generation in done.items()}
 

@@ -162,16 +162,6 @@ def test_a_committed_prompt_wants_no_call_any_more_and_keeps_no_answer(broker_ur
     asyncio.run(go())
 
 
-def test_answers_put_back_after_a_commit_are_found(broker_url: str) -> None:
-    async def go() -> None:
-        async with process(broker_url, "p") as p:
-            await p.forget(["prompt-1"])
-            await p.restore({"prompt-1": {"address-1": ANSWER}, "prompt-2": {}})
-            assert await soon(p.enter(A, "prompt-1", "address-1")) == ANSWER
-
-    asyncio.run(go())
-
-
 def test_an_endpoint_that_asked_to_wait_is_left_alone_by_all_and_then_tried_by_one(
     broker_url: str,
 ) -> None:
