@@ -96,7 +96,7 @@ def _by_itself() -> Iterator[None]:
 def _split(mill: Worker, batch: Batch, dead: str) -> bool:
     """Account for a process that died on a batch; whether the batch was published in parts."""
     parts = mill.ledger.crashed(batch.run, batch.id, dead, mill.recipe.fleet.max_attempts)
-    log.warning("task.worker_died", extra={"batch": batch.id, "process": dead, "parts": len(parts)})
+    log.warning("task.worker_died", extra={"batch": batch.id, "worker": dead, "parts": len(parts)})
     publish(app, mill.ledger, mill.recipe, parts)
     return bool(parts)
 
