@@ -134,15 +134,20 @@ def open_database(url: str, *, must_exist: bool = False) -> Engine:
             pool_size=8,
             max_overflow=56,
             pool_timeout=60,
-            pool_pre_ping=path is None,
+            pool_pre_ping=path is None,  # a server may have been restarted since
             connect_args=connect_args,
         )
+    except Exception as exc:
+        raise LedgerError(f"ledger {shown(url)} cannot be opened: {first_line(exc)}") from exc
+    try:
         if engine.dialect.name == "sqlite":
             _prepare_sqlite(engine)
         _make_tables(engine, must_exist=must_exist)
     except SettingsError:
+        engine.dispose()
         raise
     except Exception as exc:
+        engine.dispose()
         raise LedgerError(f"ledger {shown(url)} cannot be opened: {first_line(exc)}") from exc
     return engine
 

@@ -1,11 +1,5 @@
-"""Databases that the fault tests run on."""
+"""Databases that the fault tests run on: a file of SQLite, a PostgreSQL."""
 
-from pathlib import Path
+from tests.postgres import database_url, postgres_server, postgres_url
 
-import pytest
-
-
-@pytest.fixture(params=["sqlite"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database."""
-    return f"sqlite:///{tmp_path / 'ledger.db'}"
+__all__ = ["database_url", "postgres_server", "postgres_url"]

@@ -3,8 +3,14 @@
 Long because it holds the promises that everything else rests on.
 """
 
+import contextlib
 import itertools
+import sqlite3
+import subprocess
+import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +26,7 @@ from hypothesis.stateful import (
 from sqlalchemy import BigInteger, Column
 
 from workers.errors import ConfigurationError, LedgerError, SettingsError
-from workers.ledger import DETAIL_CHARACTERS, LOST, Counts, Ledger, Skip, sum_calls
+from workers.ledger import DETAIL_CHARACTERS, LOST, POISON, Counts, Ledger, Skip, sum_calls
 from workers.records import (
     FAILED,
     IN_FLIGHT,
@@ -41,8 +47,8 @@ NEVER, LATER = 0.0, 1e12
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+def ledger(database_url: str) -> Iterator[Ledger]:
+    opened = Ledger(database_url)
     opened.open_run(RUN, "hash", {"seed": 0, "judging": {}})
     yield opened
     opened.close()
@@ -550,6 +556,7 @@ class Mill(RuleBasedStateMachine):
         self.batch: dict[str, str] = {}
         self.attempts: dict[str, int] = {}
         self.begun: set[str] = set()
+        self.dead: dict[str, str] = {}
         self.batches: list[str] = []
 
     def newest(self, batches: list[str]) -> None:
@@ -606,6 +613,34 @@ class Mill(RuleBasedStateMachine):
         assert self.ledger.give_up(self.run, keys, MAX_ATTEMPTS) == len(lost)
         self.state |= dict.fromkeys(lost, FAILED)
 
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data(), worker=st.sampled_from(["w1", "w2", "w3"]))
+    def crash(self, data: st.DataObject, worker: str) -> None:
+        batch = data.draw(st.sampled_from(self.batches))
+        mine = [key for key in self.waiting(batch) if self.dead.get(key) != worker]
+        left = [key for key in mine if self.attempts[key] < MAX_ATTEMPTS]
+        self.state |= dict.fromkeys(set(mine) - set(left), FAILED)
+        self.dead |= dict.fromkeys(left, worker)
+        alone = [k for k in left if self.attempts[k] + 1 >= MAX_ATTEMPTS and len(left) > 1]
+        for key in set(left) - set(alone):
+            self.attempts[key] += 1
+        fresh = self.ledger.crashed(self.run, batch, worker, MAX_ATTEMPTS)
+        assert len(fresh) == len(alone)
+        self.newest(fresh)
+        assert self.ledger.crashed(self.run, batch, worker, MAX_ATTEMPTS) == []
+
+    @rule(limit=st.integers(1, 3))
+    def retry(self, limit: int) -> None:
+        again = self.ledger.retry(self.run, limit)
+        failed = [key for key, state in self.state.items() if state == FAILED]
+        assert len(again) == min(limit, len(failed))
+        assert set(again) <= set(failed)
+        for key in again:
+            self.state[key], self.attempts[key] = IN_FLIGHT, 0
+            self.dead.pop(key, None)
+            self.begun.discard(key)
+        self.newest(self.ledger.rebatch_unpublished(self.run, 2))
+
     @invariant()
     def every_prompt_is_accounted_for(self) -> None:
         counts = counted(self.ledger, self.run)
@@ -620,7 +655,167 @@ class Mill(RuleBasedStateMachine):
     def every_paired_prompt_has_one_row(self) -> None:
         rows = [judged.prompt.columns["n"] for judged in self.ledger.pairs(self.run, page=2)]
         assert sorted(rows) == sorted(k for k, s in self.state.items() if s == PAIRED)
-        assert sum(c["ok"] for c in self.ledger.counts(self.run).calls.values()) == 3 * len(rows)
+        assert len({judged.pair.chosen for judged in self.ledger.pairs(self.run)}) == len(rows)
+
+
+def test_a_dead_worker_counts_once_however_many_steps_it_held(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "ab", batch_size=8)
+    ledger.start(RUN, batch, attempt=True)
+    for _ in range(3):
+        assert ledger.crashed(RUN, batch, "w1", 5) == []
+    work = ledger.start(RUN, batch, max_attempts=3)
+    assert sorted(work.prompts) == ["a", "b"]
+    assert not work.suspect
+    assert ledger.start(RUN, batch, max_attempts=2).suspect
+
+
+def test_before_the_last_attempt_prompts_go_on_one_by_one(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "abc", batch_size=8)
+    ledger.start(RUN, batch, attempt=True)
+    assert ledger.crashed(RUN, batch, "w1", 3) == []
+    alone = ledger.crashed(RUN, batch, "w2", 3)
+    assert len(alone) == 3
+    assert not ledger.start(RUN, batch).prompts
+    assert ledger.rebatch_unpublished(RUN, 8)  # they count as unpublished
+
+
+def test_a_prompt_that_killed_every_worker_is_poison_and_its_neighbours_are_not(
+    ledger: Ledger,
+) -> None:
+    (batch,) = accept(ledger, "ab", batch_size=8)
+    ledger.start(RUN, batch, attempt=True)
+    ledger.crashed(RUN, batch, "w1", 3)
+    alone = ledger.crashed(RUN, batch, "w2", 3)
+    for one in alone:
+        work = ledger.start(RUN, one, attempt=True, max_attempts=3)
+        assert work.suspect
+        key = next(iter(work.prompts))
+        if key == "a":
+            ledger.note_error(RUN, one, "ran out\nof memory")
+            assert ledger.crashed(RUN, one, "w3", 3) == []
+        else:
+            assert ledger.commit(RUN, one, [paired(key)]) == 1
+    (failure,) = ledger.failures(RUN)
+    assert (failure.key, failure.reason, failure.attempts) == ("a", POISON, 3)
+    assert failure.instruction == "instruction a"
+    assert failure.detail == "3 workers died while they worked on it; last error: ran out of memory"
+    assert counted(ledger).paired == 1
+
+
+def test_a_dead_worker_on_a_stale_batch_changes_nothing(ledger: Ledger) -> None:
+    (stale,) = accept(ledger, "a")
+    (batch,) = ledger.rebatch(RUN, 2)
+    assert ledger.crashed(RUN, stale, "w1", 1) == []
+    assert "a" in ledger.start(RUN, batch).prompts
+
+
+def test_a_lost_prompt_tells_its_last_error(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "a")
+    ledger.start(RUN, batch, attempt=True)
+    ledger.note_error(RUN, batch, "KeyError: 'x'\0")
+    ledger.give_up(RUN, ["a"], 1)
+    (failure,) = ledger.failures(RUN)
+    assert failure.reason == LOST
+    assert failure.detail.endswith("last error: KeyError: 'x'")
+
+
+def test_failures_come_oldest_first_page_by_page(ledger: Ledger) -> None:
+    names = [f"p{number:02}" for number in range(7)]
+    for batch, some in zip(accept(ledger, names, batch_size=1), names, strict=True):
+        ledger.commit(RUN, batch, [failed(some)])
+    assert [failure.key for failure in ledger.failures(RUN, page=2)] == names
+    assert list(ledger.failures("other")) == []
+
+
+def test_what_is_tried_again_is_in_flight_and_keeps_its_generations(ledger: Ledger) -> None:
+    (batch,) = accept(ledger, "abc", batch_size=8)
+    ledger.commit(RUN, batch, [failed("a"), paired("b"), failed("c")])
+    assert ledger.retry(RUN, 1) == ["a"]
+    assert ledger.retry(RUN, 9) == ["c"]
+    assert ledger.retry(RUN, 9) == []
+    (again,) = ledger.rebatch_unpublished(RUN, 8)
+    work = ledger.start(RUN, again, attempt=True, max_attempts=1)
+    assert sorted(work.prompts) == sorted(work.known) == ["a", "c"]
+    assert work.known["a"] == failed("a").generations
+    assert not work.suspect
+    assert ledger.commit(RUN, batch, [paired("a")]) == 0  # the old batch is stale
+    assert ledger.commit(RUN, again, [paired("a"), paired("c")]) == 2
+    assert counted(ledger).paired == 3
+
+
+def test_a_run_can_be_paused_and_goes_on(ledger: Ledger) -> None:
+    assert not ledger.paused(RUN)
+    for _ in range(2):
+        ledger.pause(RUN)
+        assert ledger.paused(RUN)
+    ledger.resume(RUN)
+    assert not ledger.paused(RUN)
+    assert not ledger.paused("other")
+
+
+def test_a_ledger_of_an_older_version_gets_what_is_missing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    old = Ledger(url)
+    old.open_run(RUN, "hash", {})
+    accept(old, "a")
+    old.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as raw:
+        raw.execute("ALTER TABLE runs DROP COLUMN paused_at")
+        raw.execute("ALTER TABLE prompts DROP COLUMN dead_worker")
+        raw.commit()
+    opened = Ledger(url, must_exist=True)
+    opened.pause(RUN)
+    assert opened.paused(RUN)
+    assert counted(opened).in_flight == 1
+    opened.close()
+
+
+def test_sinks_that_commit_the_same_batches_at_once_enter_each_prompt_once(
+    ledger: Ledger, database_url: str
+) -> None:
+    names = [f"p{number:02}" for number in range(40)]
+    batches = accept(ledger, names, batch_size=8)
+    ledgers = [Ledger(database_url) for _ in range(4)]
+    start = threading.Barrier(4)
+
+    def commit(one: Ledger, *, backwards: bool) -> int:
+        start.wait(10)
+        new = 0
+        for number, batch in enumerate(batches):
+            mine = [paired(key) for key in names[number * 8 : number * 8 + 8]]
+            new += one.commit(RUN, batch, mine[::-1] if backwards else mine)
+        return new
+
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(commit, one, backwards=n % 2 == 0) for n, one in enumerate(ledgers)]
+        assert sum(job.result() for job in jobs) == 40
+    for one in ledgers:
+        one.close()
+    counts = counted(ledger)
+    assert (counts.paired, counts.rows, counts.in_flight) == (40, 40, 0)
+    assert {spent["ok"] for spent in counts.calls.values()} == {40}
+
+
+def test_many_processes_may_open_an_empty_database_at_once(database_url: str) -> None:
+    code = "import sys; from workers.ledger import Ledger; Ledger(sys.argv[1]).close()"
+    running = [subprocess.Popen([sys.executable, "-c", code, database_url]) for _ in range(4)]
+    assert [process.wait(60) for process in running] == [0, 0, 0, 0]
+
+
+def test_a_database_that_is_not_there_is_one_line_without_the_password() -> None:
+    with pytest.raises(LedgerError) as caught:
+        Ledger("postgresql+psycopg://me:secret@127.0.0.1:1/none")
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_postgresql_without_a_ledger_is_told_apart_from_one_that_is_down(
+    postgres_url: str,
+) -> None:
+    with pytest.raises(SettingsError, match="no ledger in postgresql"):
+        Ledger(postgres_url, must_exist=True)
+    Ledger(postgres_url).close()
+    Ledger(postgres_url, must_exist=True).close()
 
 
 def test_whatever_happens_in_whatever_order_every_prompt_is_accounted_for(ledger: Ledger) -> None:
