@@ -9,6 +9,9 @@ import pytest
 from producer.children import stop
 from producer.valkey import start_valkey
 from tests.llm_server import LlmServer
+from tests.postgres import database_url, postgres_server, postgres_url
+
+__all__ = ["database_url", "postgres_server", "postgres_url"]
 
 
 @pytest.fixture

@@ -4,10 +4,6 @@ import os
 
 import pytest
 
-from tests.postgres import database_url, postgres_server, postgres_url
-
-__all__ = ["database_url", "postgres_server", "postgres_url"]
-
 OURS = ("PREFMILL_", "ARGILLA_", "HF_TOKEN", "HF_ENDPOINT")
 
 
