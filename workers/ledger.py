@@ -13,10 +13,10 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -39,7 +39,16 @@ from workers.records import (
     judgement_to_json,
     whole_characters,
 )
-from workers.tables import calls, first_line, open_database, pairs, prompts, runs, skipped
+from workers.tables import (
+    POSITION_CHARACTERS,
+    calls,
+    first_line,
+    open_database,
+    pairs,
+    prompts,
+    runs,
+    skipped,
+)
 
 LOST = "lost"
 POISON = "poison"
@@ -101,8 +110,10 @@ class Work:
     prompts: Mapping[str, Prompt]
     #: Generations that a prompt had when it failed, before someone had it tried again.
     known: Mapping[str, tuple[Generation, ...]]
-    #: Whether a worker died on one of them and this is its last attempt.
-    suspect: bool
+    #: The most often that work on one of them began.
+    attempt: int = 0
+    #: Whether a worker died while it worked on one of them.
+    suspect: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +147,14 @@ class Ledger:
 
     @contextmanager
     def _transaction(self, *, reading: bool = False) -> Iterator[Connection]:
+        options: dict[str, Any] = {"reading": reading}
+        if reading and self._engine.dialect.name == "postgresql":
+            # What is read together is of one moment, as it always is in SQLite.
+            options["isolation_level"] = "REPEATABLE READ"
         try:
             with (
                 nullcontext() if reading else self._writing,
-                self._engine.connect().execution_options(reading=reading) as connection,
+                self._engine.connect().execution_options(**options) as connection,
                 connection.begin(),
             ):
                 yield connection
@@ -157,22 +172,23 @@ class Ledger:
         Raises: ConfigurationError, saying what changed and how to go on; LedgerError.
         """
         with self._transaction() as connection:
-            known = connection.execute(select(runs).where(runs.c.name == run)).one_or_none()
-            if known is None:
-                entry = {
-                    "name": run,
-                    "hash": recipe_hash,
-                    "fingerprint": canonical_json(fingerprint),
-                    "created_at": time.time(),
-                }
-                connection.execute(self._insert(runs).values(entry).on_conflict_do_nothing())
-            elif known.hash != recipe_hash:
+            entry = {
+                "name": run,
+                "hash": recipe_hash,
+                "fingerprint": _exact(fingerprint),
+                "created_at": time.time(),
+            }
+            connection.execute(self._insert(runs).values(entry).on_conflict_do_nothing())
+            query = select(runs).where(runs.c.name == run).with_for_update()
+            known = connection.execute(query).one()
+            if known.hash != recipe_hash:
                 if not accept_changes:
                     raise ConfigurationError(
                         _changed(run, json.loads(known.fingerprint), fingerprint)
                     )
-                change = {"hash": recipe_hash, "fingerprint": canonical_json(fingerprint)}
+                change = {"hash": recipe_hash, "fingerprint": _exact(fingerprint)}
                 connection.execute(update(runs).where(runs.c.name == run).values(change))
+                _hold(connection, _waiting(run))
                 released = {"batch": None, "published_at": None}
                 connection.execute(update(prompts).where(_waiting(run)).values(released))
 
@@ -237,7 +253,7 @@ class Ledger:
             {
                 "run": run,
                 "key": key,
-                "input": canonical_json(asdict(prompt)),
+                "input": _exact(asdict(prompt)),
                 "state": IN_FLIGHT,
                 "attempt": 0,
                 "begun": False,
@@ -246,28 +262,33 @@ class Ledger:
             }
             for number, (key, prompt) in enumerate(accepted.items())
         ]
+        entries.sort(key=lambda entry: str(entry["key"]))
+        insert = self._insert(prompts).on_conflict_do_nothing().returning(prompts.c.batch)
         with self._transaction() as connection:
-            new: list[str] = []
-            if entries:
-                insert = self._insert(prompts).values(entries).on_conflict_do_nothing()
-                new = list(connection.scalars(insert.returning(prompts.c.batch)))
+            new = set(connection.scalars(insert, entries)) if entries else set()
             self._note_skips(connection, run, skips)
             _note_position(connection, run, source, position, schema)
-        return [batch for batch in ids if batch in set(new)]
+        return [batch for batch in ids if batch in new]
 
     def _note_skips(self, connection: Connection, run: str, skips: Iterable[Skip]) -> None:
-        for skip in skips:
-            entry = {"run": run, **asdict(skip), "position": skip.position[-512:]}
-            connection.execute(self._insert(skipped).values(entry).on_conflict_do_nothing())
+        entries = [
+            {
+                "run": run,
+                "position": _text(skip.position)[-POSITION_CHARACTERS:],
+                "reason": skip.reason,
+                "detail": _detail(skip.detail),
+            }
+            for skip in sorted(skips, key=lambda skip: skip.position)
+        ]
+        if entries:
+            connection.execute(self._insert(skipped).on_conflict_do_nothing(), entries)
 
     def published(self, run: str, batches: Sequence[str]) -> None:
         """Note that the batches' messages are with the broker."""
+        mine = and_(prompts.c.run == run, prompts.c.batch.in_(batches))
         with self._transaction() as connection:
-            connection.execute(
-                update(prompts)
-                .where(prompts.c.run == run, prompts.c.batch.in_(batches))
-                .values(published_at=time.time())
-            )
+            _hold(connection, mine)
+            connection.execute(update(prompts).where(mine).values(published_at=time.time()))
 
     def rebatch_unpublished(self, run: str, batch_size: int) -> list[str]:
         """Put prompts whose message may never have left into fresh batches."""
@@ -283,38 +304,29 @@ class Ledger:
         """
         ids = []
         with self._transaction() as connection:
-            query = select(prompts.c.key).where(_waiting(run)).order_by(prompts.c.accepted_at)
-            waiting = list(connection.scalars(query))
-            if keys is not None:
-                chosen = set(keys)
-                waiting = [key for key in waiting if key in chosen]
+            held = (
+                _hold(connection, _waiting(run))
+                if keys is None
+                else _hold_keys(connection, run, keys)
+            )
+            waiting = [row.key for row in sorted(held, key=lambda row: row.accepted_at)]
             for start in range(0, len(waiting), batch_size):
-                ids.append(uuid.uuid4().hex)
-                connection.execute(
-                    update(prompts)
-                    .where(
-                        # Without the state, which would make SQLite walk all that is in flight.
-                        prompts.c.run == run,
-                        prompts.c.key.in_(waiting[start : start + batch_size]),
-                    )
-                    .values(batch=ids[-1], begun=False, published_at=None)
-                )
+                ids.append(_renew(connection, run, waiting[start : start + batch_size]))
         return ids
 
     # -- work ----------------------------------------------------------------------------------
 
-    def start(self, run: str, batch: str, *, attempt: bool = False, max_attempts: int = 0) -> Work:
+    def start(self, run: str, batch: str, *, attempt: bool = False) -> Work:
         """The prompts of a batch that still want work; none if the batch is stale.
 
         With `attempt` this is where work begins: it counts once for each publication.
         """
         mine = and_(_waiting(run), prompts.c.batch == batch)
-        wanted = (prompts.c.key, prompts.c.input, prompts.c.begun)
-        more = (prompts.c.attempt, prompts.c.dead_worker, prompts.c.generations)
-        query = select(*wanted, *more).where(mine)
+        names = ("key", "input", "begun", "attempt", "dead_worker", "generations")
+        query = select(*(prompts.c[name] for name in names)).where(mine)
         with self._transaction(reading=True) as connection:
             found = connection.execute(query.order_by(prompts.c.key)).all()
-        fresh = attempt and not all(row.begun for row in found)
+        fresh = {row.key for row in found if attempt and not row.begun}
         if fresh:
             # Only the first of the models writes: writers queue for an SQLite file.
             started = {"begun": True, "attempt": prompts.c.attempt + 1}
@@ -322,54 +334,45 @@ class Ledger:
                 connection.execute(
                     update(prompts).where(mine, prompts.c.begun.is_(False)).values(started)
                 )
-        suspect = max_attempts > 0 and any(
-            row.dead_worker is not None and row.attempt + (fresh and not row.begun) >= max_attempts
-            for row in found
+        return Work(
+            prompts={row.key: _prompt(row.input) for row in found},
+            known={row.key: _generations(row.generations) for row in found if row.generations},
+            attempt=max((row.attempt + (row.key in fresh) for row in found), default=0),
+            suspect=any(row.dead_worker is not None for row in found),
         )
-        known = {row.key: _generations(row.generations) for row in found if row.generations}
-        return Work({row.key: _prompt(row.input) for row in found}, known, suspect)
 
-    def crashed(self, run: str, batch: str, worker: str, max_attempts: int) -> list[str]:
-        """Account for a process that died while it worked on a batch, once for each process.
+    def crashed(
+        self, run: str, batch: str, worker: str, attempt: int, max_attempts: int
+    ) -> list[str]:
+        """Account for a process that died at a batch's `attempt`-th time, once for all its steps.
 
-        Prompts that had `max_attempts` fail as poison. Those whose next attempt is their last go
-        on one by one, so that the one that kills is told from its neighbours: returns the ids of
-        these fresh batches, which are not published yet. The others go on as they are.
+        If that was the last, its prompts fail as poison. If the next is the last, each goes on by
+        itself, so that the one that kills is told from its neighbours: returns the ids of these
+        fresh batches, which are not published yet. Otherwise the batch goes on as it is.
         """
         mine = and_(_waiting(run), prompts.c.batch == batch)
-        new = or_(prompts.c.dead_worker.is_(None), prompts.c.dead_worker != worker)
-        ids = []
         with self._transaction() as connection:
-            query = select(prompts.c.key, prompts.c.attempt).where(mine, new)
-            found = connection.execute(query.order_by(prompts.c.key).with_for_update()).all()
-            _fail(
-                connection,
-                run,
-                [row.key for row in found if row.attempt >= max_attempts],
-                POISON,
-                f"{max_attempts} workers died while they worked on it",
-            )
-            left = [row for row in found if row.attempt < max_attempts]
-            last = {row.key for row in left if row.attempt + 1 >= max_attempts}
-            for row in left:
-                change: dict[str, Any] = {"dead_worker": worker}
-                if row.key in last and len(left) > 1:
-                    ids.append(uuid.uuid4().hex)
-                    change |= {"batch": ids[-1], "begun": False, "published_at": None}
-                else:
-                    change |= {"attempt": row.attempt + 1}
-                connection.execute(update(prompts).where(_is(run, row.key)).values(change))
-        return ids
+            held = _hold(connection, mine)
+            if max((row.attempt for row in held), default=0) != attempt:
+                return []  # another step of this batch, or an earlier delivery, told already
+            told = f"{max_attempts} workers died while they worked on it"
+            poisoned = [row for row in held if row.attempt >= max_attempts]
+            _fail(connection, run, poisoned, POISON, told)
+            left = [row.key for row in held if row.attempt < max_attempts]
+            suspects = update(prompts).where(_these(run, left))
+            connection.execute(suspects.values(dead_worker=worker))
+            if attempt + 1 >= max_attempts and len(left) > 1:
+                return [_renew(connection, run, [key]) for key in left]
+            connection.execute(suspects.values(attempt=prompts.c.attempt + 1))
+        return []
 
     def note_error(self, run: str, batch: str, error: str) -> None:
         """Keep what went wrong with a batch, for the day its prompts fail."""
-        text = _detail(" ".join(error.split()))
+        mine = and_(_waiting(run), prompts.c.batch == batch)
+        noted = {"detail": _detail(" ".join(error.split())) or None}
         with self._transaction() as connection:
-            connection.execute(
-                update(prompts)
-                .where(_waiting(run), prompts.c.batch == batch)
-                .values(detail=text or None)
-            )
+            _hold(connection, mine)
+            connection.execute(update(prompts).where(mine).values(noted))
 
     def commit(self, run: str, batch: str, outcomes: Sequence[Outcome]) -> int:
         """Enter outcomes, their pairs and what their calls cost; returns how many were new.
@@ -377,23 +380,28 @@ class Ledger:
         A prompt that has an outcome keeps it, and so does one that was published again since: its
         newer batch decides.
         """
+        first: dict[str, Outcome] = {}
+        for outcome in outcomes:
+            first.setdefault(outcome.key, outcome)
         with self._transaction() as connection:
-            # In one order everywhere: two transactions must not wait for each other.
-            ordered = sorted(outcomes, key=lambda outcome: outcome.key)
-            first = {id(one) for one in ordered if _finish(connection, run, batch, one)}
-            new = [outcome for outcome in outcomes if id(outcome) in first]
-            for outcome in new:
-                self._enter_pairs(connection, run, outcome)
-            self._enter_calls(connection, run, new)
+            held = _hold_keys(connection, run, list(first))
+            known = {row.key: row.generations for row in held if row.batch == batch}
+            new = [outcome for key, outcome in first.items() if key in known]
+            if new:
+                _finish(connection, run, new)
+                self._enter_pairs(connection, run, new)
+                uncounted = (_uncounted(outcome, known[outcome.key]) for outcome in new)
+                self._enter_calls(connection, run, uncounted)
         return len(new)
 
-    def _enter_pairs(self, connection: Connection, run: str, outcome: Outcome) -> None:
+    def _enter_pairs(self, connection: Connection, run: str, outcomes: Iterable[Outcome]) -> None:
         entries = [
-            {"run": run, "key": outcome.key, "index": index, "row": _text(asdict(pair))}
+            {"run": run, "key": outcome.key, "index": index, "row": _json(asdict(pair))}
+            for outcome in outcomes
             for index, pair in enumerate(outcome.pairs)
         ]
         if entries:
-            connection.execute(self._insert(pairs).values(entries).on_conflict_do_nothing())
+            connection.execute(self._insert(pairs).on_conflict_do_nothing(), entries)
 
     def _enter_calls(self, connection: Connection, run: str, outcomes: Iterable[Outcome]) -> None:
         for name, counts in sorted(sum_calls(outcomes).items()):
@@ -417,18 +425,12 @@ class Ledger:
 
     def give_up(self, run: str, keys: Sequence[str], max_attempts: int) -> int:
         """Fail those prompts in flight whose work began `max_attempts` times; returns how many."""
-        failed = 0
+        told = f"work began {max_attempts} times and never arrived at the sink"
         with self._transaction() as connection:
-            for start in range(0, len(keys), VARIABLES):
-                some = keys[start : start + VARIABLES]
-                tired = and_(
-                    _waiting(run), prompts.c.attempt >= max_attempts, prompts.c.key.in_(some)
-                )
-                query = select(prompts.c.key).where(tired).order_by(prompts.c.key)
-                lost = list(connection.scalars(query.with_for_update()))
-                told = f"work began {max_attempts} times and never arrived at the sink"
-                failed += _fail(connection, run, lost, LOST, told)
-        return failed
+            held = _hold_keys(connection, run, keys)
+            tired = [row for row in held if row.attempt >= max_attempts]
+            _fail(connection, run, tired, LOST, told)
+        return len(tired)
 
     def retry(self, run: str, limit: int) -> list[str]:
         """Put up to `limit` failed prompts, oldest first, back in flight; returns their keys.
@@ -441,10 +443,11 @@ class Ledger:
         change |= {"state": IN_FLIGHT, "attempt": 0, "begun": False}
         with self._transaction() as connection:
             query = select(prompts.c.key).where(failed)
-            query = query.order_by(prompts.c.finished_at, prompts.c.key).limit(limit)
-            keys = list(connection.scalars(query.with_for_update()))
-            for key in keys:
-                connection.execute(update(prompts).where(_is(run, key)).values(change))
+            query = query.order_by(prompts.c.finished_at, prompts.c.key).limit(max(0, limit))
+            keys = list(connection.scalars(query.with_for_update(skip_locked=True)))
+            for start in range(0, len(keys), VARIABLES):
+                these = _these(run, keys[start : start + VARIABLES])
+                connection.execute(update(prompts).where(these).values(change))
         return keys
 
     # -- what people ask -----------------------------------------------------------------------
@@ -555,22 +558,50 @@ def _is(run: str, key: str) -> Any:
     return and_(prompts.c.run == run, prompts.c.key == key)
 
 
-def _fail(connection: Connection, run: str, keys: Iterable[str], reason: str, detail: str) -> int:
+def _these(run: str, keys: Sequence[str]) -> Any:
+    return and_(prompts.c.run == run, prompts.c.key.in_(keys))
+
+
+def _hold(connection: Connection, chosen: Any) -> Sequence[Any]:
+    """The chosen prompts, kept from every other transaction until this one ends.
+
+    Always in the order of their keys: two transactions must not wait for each other.
+    """
+    wanted = ("key", "state", "batch", "attempt", "detail", "accepted_at")
+    query = select(*(prompts.c[name] for name in wanted), prompts.c.generations).where(chosen)
+    return connection.execute(query.order_by(prompts.c.key).with_for_update()).all()
+
+
+def _hold_keys(connection: Connection, run: str, keys: Iterable[str]) -> list[Any]:
+    """Those of these prompts that are in flight, held."""
+    held: list[Any] = []
+    ordered = sorted(set(keys))
+    for start in range(0, len(ordered), VARIABLES):
+        # Asked without the state, which would make SQLite walk all that is in flight.
+        held += _hold(connection, _these(run, ordered[start : start + VARIABLES]))
+    return [row for row in held if row.state == IN_FLIGHT]
+
+
+def _renew(connection: Connection, run: str, keys: Sequence[str]) -> str:
+    """Put prompts, which the transaction holds, into a fresh batch; returns its id."""
+    batch = uuid.uuid4().hex
+    change = {"batch": batch, "begun": False, "published_at": None}
+    connection.execute(update(prompts).where(_these(run, keys)).values(change))
+    return batch
+
+
+def _fail(connection: Connection, run: str, held: Iterable[Any], reason: str, told: str) -> None:
     """Fail prompts, which the transaction holds, with the error that was noted of them."""
-    failed = 0
-    for key in keys:
-        noted = connection.scalar(select(prompts.c.detail).where(_is(run, key)))
-        said = f"{detail}; last error: {noted}" if noted else detail
+    for row in held:
+        said = f"{told}; last error: {row.detail}" if row.detail else told
         change = {"state": FAILED, "reason": reason, "finished_at": time.time()}
         connection.execute(
-            update(prompts).where(_is(run, key)).values(**change, detail=_detail(said))
+            update(prompts).where(_is(run, row.key)).values(**change, detail=_detail(said))
         )
-        failed += 1
-    return failed
 
 
 def _detail(text: str) -> str:
-    return _text(text.replace("\0", "")[:DETAIL_CHARACTERS])
+    return _text(text)[:DETAIL_CHARACTERS]
 
 
 def _generations(text: str | None) -> tuple[Generation, ...]:
@@ -581,26 +612,52 @@ def _waiting(run: str) -> Any:
     return and_(prompts.c.run == run, prompts.c.state == IN_FLIGHT)
 
 
-def _text(value: object) -> str:
-    """A text, or the JSON of anything else, as a database takes it: endpoints may send halves."""
-    return whole_characters(value if isinstance(value, str) else canonical_json(value))
+def _text(text: str) -> str:
+    """A text as a database takes it: endpoints may send halves of characters, and NUL."""
+    return whole_characters(text.replace("\0", ""))
 
 
-def _finish(connection: Connection, run: str, batch: str, outcome: Outcome) -> bool:
-    """Whether this outcome is the prompt's first."""
-    result = connection.execute(
-        update(prompts)
-        .where(_waiting(run), prompts.c.key == outcome.key, prompts.c.batch == batch)
-        .values(
-            state=outcome.state,
-            reason=outcome.reason,
-            detail=_detail(outcome.detail) or None,
-            finished_at=time.time(),
-            generations=_text([generation_to_json(g) for g in outcome.generations]),
-            judgements=_text([judgement_to_json(j) for j in outcome.judgements]),
-        )
+def _json(value: object) -> str:
+    """JSON of what an endpoint sent, with no halves of characters."""
+    return whole_characters(canonical_json(value))
+
+
+def _exact(value: object) -> str:
+    """JSON that gives back the very same value, halves of characters too."""
+    text = canonical_json(value)
+    return text if whole_characters(text) is text else json.dumps(value, sort_keys=True)
+
+
+def _finish(connection: Connection, run: str, outcomes: Sequence[Outcome]) -> None:
+    """End prompts, which the transaction holds."""
+    told = ("state", "reason", "detail", "generations", "judgements")
+    ending = update(prompts).where(prompts.c.run == run, prompts.c.key == bindparam("of"))
+    ending = ending.values(**{name: bindparam(name) for name in told}, finished_at=time.time())
+    entries = [
+        {
+            "of": outcome.key,
+            "state": outcome.state,
+            "reason": outcome.reason,
+            "detail": _detail(outcome.detail) or None,
+            "generations": _json([generation_to_json(g) for g in outcome.generations]),
+            "judgements": _json([judgement_to_json(j) for j in outcome.judgements]),
+        }
+        for outcome in outcomes
+    ]
+    connection.execute(ending, entries)
+
+
+def _uncounted(outcome: Outcome, known: str | None) -> Outcome:
+    """The outcome without the answers that were counted when its prompt failed before."""
+    if known is None:
+        return outcome
+    before = {(made.generator, made.text) for made in _generations(known) if made.usable}
+    left = (
+        made
+        for made in outcome.generations
+        if not (made.usage.cached and (made.generator, made.text) in before)
     )
-    return bool(result.rowcount)
+    return replace(outcome, generations=tuple(left))
 
 
 def _note_position(
@@ -610,9 +667,10 @@ def _note_position(
     position: Mapping[str, Any] | None,
     schema: str | None,
 ) -> None:
-    known = connection.scalar(select(runs.c.source_position).where(runs.c.name == run))
+    query = select(runs.c.source_position).where(runs.c.name == run).with_for_update()
+    known = connection.scalar(query)
     positions = {**json.loads(known or "{}"), source: position}
-    change = {"source_position": canonical_json(positions), "source_schema": schema}
+    change = {"source_position": _exact(positions), "source_schema": schema}
     connection.execute(update(runs).where(runs.c.name == run).values(change))
 
 

@@ -45,6 +45,14 @@ class Sign:
     moved_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A process that began a step at some attempt and died before it ended it."""
+
+    process: str
+    attempt: int
+
+
 def signs(url: str, run: str) -> list[Sign]:
     """What the living worker processes of a run said of themselves. Raises: BrokerError."""
     found = []
@@ -94,21 +102,23 @@ class Liveness:
         self._ended = threading.Event()
 
     @contextmanager
-    def step(self, task_id: str) -> Iterator[str | None]:
+    def step(self, task_id: str, attempt: int) -> Iterator["Death | None"]:
         """Around one step's work: notes that it began, and that it ended, however it ended.
 
-        Yields the process that began it before and died, if there is one. Raises: BrokerError.
+        Yields the death of the process that began it before and never ended it, if there was one.
+        Raises: BrokerError.
         """
         name = keys.started(self._run, task_id)
         try:
-            before = self._redis.set(name, self.process, ex=STARTED_S, get=True)
-            dead = before and before != self.process and not self._lives(str(before))
+            note = f"{self.process}:{attempt}"
+            before = self._redis.set(name, note, ex=STARTED_S, get=True)
+            death = self._death(str(before)) if before else None
         except (RedisError, OSError) as exc:
             raise BrokerError(f"cannot note what begins: {exc}") from exc
         self._running.add(task_id)
         self._moved_at = time.time()
         try:
-            yield str(before) if dead else None
+            yield death
         finally:
             self._running.discard(task_id)
             self._moved_at = time.time()
@@ -117,8 +127,12 @@ class Liveness:
             except (RedisError, OSError) as exc:
                 log.warning("liveness.not_noted", extra={"because": str(exc)})
 
+    def _death(self, note: str) -> "Death | None":
+        process, _, attempt = note.partition(":")
+        return None if self._lives(process) else Death(process, int(attempt))
+
     def _lives(self, process: str) -> bool:
-        return bool(self._redis.exists(keys.worker(self._run, process)))
+        return process == self.process or bool(self._redis.exists(keys.worker(self._run, process)))
 
     # -- the thread ----------------------------------------------------------------------------
 

@@ -40,6 +40,9 @@ _MAKING = 0x70726566
 #: How long a writer waits for another one before the database counts as locked, in seconds.
 BUSY_TIMEOUT_S = 30
 
+#: Of a longer position the end is kept.
+POSITION_CHARACTERS = 512
+
 metadata = MetaData()
 
 # SQLite numbers rows by itself only in a column that is called INTEGER.
@@ -107,7 +110,7 @@ skipped = Table(
     "skipped",
     metadata,
     Column("run", String(64), primary_key=True),
-    Column("position", String(512), primary_key=True),
+    Column("position", String(POSITION_CHARACTERS), primary_key=True),
     Column("reason", String(64), nullable=False),
     Column("detail", Text),
     Index("skipped_by_reason", "run", "reason"),

@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,9 @@ from workers.errors import BrokerError, ConfigurationError, LedgerError, Prefmil
 from workers.flow import publish
 from workers.grouping import by_prompt
 from workers.ledger import Work
+from workers.liveness import Death
 from workers.messages import GENERATE, GROUP, JUDGE, RECONCILE, SET_ASIDE, SINK, Batch, queue
+from workers.quarantine import Quarantine
 from workers.reconciler import interval_s, look_after
 from workers.records import (
     Generation,
@@ -48,9 +50,12 @@ log = logging.getLogger(__name__)
 #: queue must not be spun through.
 PAUSE_S = 2.0
 
+#: A suspect waits this long for room in its quarantine, in seconds, before it goes back.
+APART_S = 60.0
+
 _stopping = threading.Event()
 _foreign: set[str] = set()
-_alone = threading.Lock()
+_quarantine = Quarantine()
 
 
 class _Later(PrefmillError):
@@ -74,31 +79,36 @@ def _step(task: Task, message: dict[str, str], *, attempt: bool = False) -> Iter
     Raises: Ignore if nothing wants work any more; Reject to hand the message back.
     """
     mill, batch = current(), Batch.from_json(message)
-    with _ending(task, mill, batch), mill.liveness.step(task.request.id) as dead:
-        if dead is not None and _split(mill, batch, dead):
-            raise Ignore
+    with _ending(task, mill, batch):
         work = _wanted(mill, batch, attempt=attempt)
-        with _by_itself() if work.suspect else nullcontext():
+        with _apart(mill, work), mill.liveness.step(task.request.id, work.attempt) as death:
+            if death is not None:
+                _account_for(death, mill, batch)
+                work = _wanted(mill, batch, attempt=False)
             yield Step(mill, batch, work.prompts, work.known)
 
 
 @contextmanager
-def _by_itself() -> Iterator[None]:
-    """Work that may kill its process runs alone among its like: no other is suspected with it."""
-    if not _alone.acquire(blocking=False):
-        raise _Later("another prompt that may have killed a worker is at work")
-    try:
+def _apart(mill: Worker, work: Work) -> Iterator[None]:
+    """Keep work that may kill its process apart from its like."""
+    left = mill.recipe.fleet.max_attempts - work.attempt
+    if not work.suspect or left > 1:
         yield
-    finally:
-        _alone.release()
+        return
+    with _quarantine.room(alone=left <= 0, within_s=APART_S) as found:
+        if not found or _stopping.is_set():
+            raise HandedBack("other work that may have killed a worker goes first")
+        yield
 
 
-def _split(mill: Worker, batch: Batch, dead: str) -> bool:
-    """Account for a process that died on a batch; whether the batch was published in parts."""
-    parts = mill.ledger.crashed(batch.run, batch.id, dead, mill.recipe.fleet.max_attempts)
-    log.warning("task.worker_died", extra={"batch": batch.id, "worker": dead, "parts": len(parts)})
+def _account_for(death: Death, mill: Worker, batch: Batch) -> None:
+    """Note that a process died on a batch; publish its prompts one by one if that is due."""
+    parts = mill.ledger.crashed(
+        batch.run, batch.id, death.process, death.attempt, mill.recipe.fleet.max_attempts
+    )
+    extra = {"batch": batch.id, "worker": death.process, "attempt": death.attempt}
+    log.warning("task.worker_died", extra=extra)
     publish(app, mill.ledger, mill.recipe, parts)
-    return bool(parts)
 
 
 def _wanted(mill: Worker, batch: Batch, *, attempt: bool) -> Work:
@@ -111,7 +121,6 @@ def _wanted(mill: Worker, batch: Batch, *, attempt: bool) -> Work:
         batch.run,
         batch.id,
         attempt=attempt and ours,
-        max_attempts=mill.recipe.fleet.max_attempts,
     )
     if not work.prompts:
         raise Ignore
@@ -131,14 +140,14 @@ def _ending(task: Task, mill: Worker, batch: Batch | None) -> Iterator[None]:
     except (Ignore, Reject):
         raise
     except (HandedBack, CancelledError) as exc:
-        raise Reject(str(exc), requeue=True) from exc
+        raise Reject(str(exc), requeue=True) from None
     except _Later as exc:
         _stopping.wait(PAUSE_S)
-        raise Reject(str(exc), requeue=True) from exc
+        raise Reject(str(exc), requeue=True) from None
     except (LedgerError, BrokerError) as exc:
         log.warning("task.handed_back", extra={"because": str(exc)})
         _stopping.wait(PAUSE_S)
-        raise Reject(str(exc), requeue=True) from exc
+        raise Reject(str(exc), requeue=True) from None
     except Exception as exc:
         # The edge: a bug must neither be lost nor spin. The reconciler publishes the batch again.
         log.exception("task.broke", extra={"task": task.request.id})

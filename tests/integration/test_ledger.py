@@ -556,7 +556,6 @@ class Mill(RuleBasedStateMachine):
         self.batch: dict[str, str] = {}
         self.attempts: dict[str, int] = {}
         self.begun: set[str] = set()
-        self.dead: dict[str, str] = {}
         self.batches: list[str] = []
 
     def newest(self, batches: list[str]) -> None:
@@ -614,20 +613,21 @@ class Mill(RuleBasedStateMachine):
         self.state |= dict.fromkeys(lost, FAILED)
 
     @precondition(lambda self: self.batches)
-    @rule(data=st.data(), worker=st.sampled_from(["w1", "w2", "w3"]))
-    def crash(self, data: st.DataObject, worker: str) -> None:
+    @rule(data=st.data(), attempt=st.integers(0, 3))
+    def crash(self, data: st.DataObject, attempt: int) -> None:
         batch = data.draw(st.sampled_from(self.batches))
-        mine = [key for key in self.waiting(batch) if self.dead.get(key) != worker]
+        mine = self.waiting(batch)
+        told = max((self.attempts[key] for key in mine), default=0) == attempt
         left = [key for key in mine if self.attempts[key] < MAX_ATTEMPTS]
-        self.state |= dict.fromkeys(set(mine) - set(left), FAILED)
-        self.dead |= dict.fromkeys(left, worker)
-        alone = [k for k in left if self.attempts[k] + 1 >= MAX_ATTEMPTS and len(left) > 1]
-        for key in set(left) - set(alone):
-            self.attempts[key] += 1
-        fresh = self.ledger.crashed(self.run, batch, worker, MAX_ATTEMPTS)
-        assert len(fresh) == len(alone)
+        apart = told and attempt + 1 >= MAX_ATTEMPTS and len(left) > 1
+        if told:
+            self.state |= dict.fromkeys(set(mine) - set(left), FAILED)
+        if told and not apart:
+            for key in left:
+                self.attempts[key] += 1
+        fresh = self.ledger.crashed(self.run, batch, "w", attempt, MAX_ATTEMPTS)
+        assert len(fresh) == (len(left) if apart else 0)
         self.newest(fresh)
-        assert self.ledger.crashed(self.run, batch, worker, MAX_ATTEMPTS) == []
 
     @rule(limit=st.integers(1, 3))
     def retry(self, limit: int) -> None:
@@ -637,7 +637,6 @@ class Mill(RuleBasedStateMachine):
         assert set(again) <= set(failed)
         for key in again:
             self.state[key], self.attempts[key] = IN_FLIGHT, 0
-            self.dead.pop(key, None)
             self.begun.discard(key)
         self.newest(self.ledger.rebatch_unpublished(self.run, 2))
 
@@ -658,24 +657,24 @@ class Mill(RuleBasedStateMachine):
         assert len({judged.pair.chosen for judged in self.ledger.pairs(self.run)}) == len(rows)
 
 
-def test_a_dead_worker_counts_once_however_many_steps_it_held(ledger: Ledger) -> None:
+def test_a_death_counts_once_however_many_steps_and_processes_it_hit(ledger: Ledger) -> None:
     (batch,) = accept(ledger, "ab", batch_size=8)
-    ledger.start(RUN, batch, attempt=True)
-    for _ in range(3):
-        assert ledger.crashed(RUN, batch, "w1", 5) == []
-    work = ledger.start(RUN, batch, max_attempts=3)
+    assert ledger.start(RUN, batch, attempt=True).attempt == 1
+    for worker in ("w1", "w1", "w2"):
+        assert ledger.crashed(RUN, batch, worker, 1, 5) == []
+    work = ledger.start(RUN, batch)
     assert sorted(work.prompts) == ["a", "b"]
-    assert not work.suspect
-    assert ledger.start(RUN, batch, max_attempts=2).suspect
+    assert (work.attempt, work.suspect) == (2, True)
 
 
 def test_before_the_last_attempt_prompts_go_on_one_by_one(ledger: Ledger) -> None:
     (batch,) = accept(ledger, "abc", batch_size=8)
     ledger.start(RUN, batch, attempt=True)
-    assert ledger.crashed(RUN, batch, "w1", 3) == []
-    alone = ledger.crashed(RUN, batch, "w2", 3)
+    assert ledger.crashed(RUN, batch, "w1", 1, 3) == []
+    alone = ledger.crashed(RUN, batch, "w2", 2, 3)
     assert len(alone) == 3
     assert not ledger.start(RUN, batch).prompts
+    assert ledger.crashed(RUN, batch, "w3", 2, 3) == []
     assert ledger.rebatch_unpublished(RUN, 8)  # they count as unpublished
 
 
@@ -684,15 +683,14 @@ def test_a_prompt_that_killed_every_worker_is_poison_and_its_neighbours_are_not(
 ) -> None:
     (batch,) = accept(ledger, "ab", batch_size=8)
     ledger.start(RUN, batch, attempt=True)
-    ledger.crashed(RUN, batch, "w1", 3)
-    alone = ledger.crashed(RUN, batch, "w2", 3)
-    for one in alone:
-        work = ledger.start(RUN, one, attempt=True, max_attempts=3)
-        assert work.suspect
+    ledger.crashed(RUN, batch, "w1", 1, 3)
+    for one in ledger.crashed(RUN, batch, "w2", 2, 3):
+        work = ledger.start(RUN, one, attempt=True)
+        assert (work.attempt, work.suspect) == (3, True)
         key = next(iter(work.prompts))
         if key == "a":
             ledger.note_error(RUN, one, "ran out\nof memory")
-            assert ledger.crashed(RUN, one, "w3", 3) == []
+            assert ledger.crashed(RUN, one, "w3", 3, 3) == []
         else:
             assert ledger.commit(RUN, one, [paired(key)]) == 1
     (failure,) = ledger.failures(RUN)
@@ -702,10 +700,10 @@ def test_a_prompt_that_killed_every_worker_is_poison_and_its_neighbours_are_not(
     assert counted(ledger).paired == 1
 
 
-def test_a_dead_worker_on_a_stale_batch_changes_nothing(ledger: Ledger) -> None:
+def test_a_death_on_a_stale_batch_changes_nothing(ledger: Ledger) -> None:
     (stale,) = accept(ledger, "a")
     (batch,) = ledger.rebatch(RUN, 2)
-    assert ledger.crashed(RUN, stale, "w1", 1) == []
+    assert ledger.crashed(RUN, stale, "w1", 0, 1) == []
     assert "a" in ledger.start(RUN, batch).prompts
 
 
@@ -734,7 +732,7 @@ def test_what_is_tried_again_is_in_flight_and_keeps_its_generations(ledger: Ledg
     assert ledger.retry(RUN, 9) == ["c"]
     assert ledger.retry(RUN, 9) == []
     (again,) = ledger.rebatch_unpublished(RUN, 8)
-    work = ledger.start(RUN, again, attempt=True, max_attempts=1)
+    work = ledger.start(RUN, again, attempt=True)
     assert sorted(work.prompts) == sorted(work.known) == ["a", "c"]
     assert work.known["a"] == failed("a").generations
     assert not work.suspect
