@@ -108,13 +108,7 @@ class Liveness:
         Yields the death of the process that began it before and never ended it, if there was one.
         Raises: BrokerError.
         """
-        name = keys.started(self._run, task_id)
-        try:
-            note = f"{self.process}:{attempt}"
-            before = self._redis.set(name, note, ex=STARTED_S, get=True)
-            death = self._death(str(before)) if before else None
-        except (RedisError, OSError) as exc:
-            raise BrokerError(f"cannot note what begins: {exc}") from exc
+        death = self.note(task_id, attempt)
         self._running.add(task_id)
         self._moved_at = time.time()
         try:
@@ -123,9 +117,21 @@ class Liveness:
             self._running.discard(task_id)
             self._moved_at = time.time()
             try:
-                self._redis.delete(name)
+                self._redis.delete(keys.started(self._run, task_id))
             except (RedisError, OSError) as exc:
                 log.warning("liveness.not_noted", extra={"because": str(exc)})
+
+    def note(self, task_id: str, attempt: int) -> "Death | None":
+        """Note that a step begins at some attempt; returns what is to be known of its last one.
+
+        Raises: BrokerError.
+        """
+        name, mine = keys.started(self._run, task_id), f"{self.process}:{attempt}"
+        try:
+            before = self._redis.set(name, mine, ex=STARTED_S, get=True)
+            return self._death(str(before)) if before else None
+        except (RedisError, OSError) as exc:
+            raise BrokerError(f"cannot note what begins: {exc}") from exc
 
     def _death(self, note: str) -> "Death | None":
         process, _, attempt = note.partition(":")

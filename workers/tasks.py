@@ -85,6 +85,7 @@ def _step(task: Task, message: dict[str, str], *, attempt: bool = False) -> Iter
             if death is not None:
                 _account_for(death, mill, batch)
                 work = _wanted(mill, batch, attempt=False)
+                mill.liveness.note(task.request.id, work.attempt)
             yield Step(mill, batch, work.prompts, work.known)
 
 
