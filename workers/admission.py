@@ -54,6 +54,12 @@ WAITS_S = {
 #: Refused this often while no other call was, it is the call and not the endpoint.
 OWN_REFUSALS = 6
 
+#: Refused again this often while later calls were let through in between, it is the call as well.
+PASSED_OVER = {"rate_limited": 6, "unauthorized": 2, "payment_required": 2, "not_found": 2}
+
+#: A call that alone is suspected asks again after this time, in seconds: others go first.
+SUSPECT_S = (1.0, 2.0)
+
 _DOOR_S = 7 * 24 * 3600
 
 
@@ -75,10 +81,12 @@ class Leave:
 
 @dataclass(slots=True)
 class Refusals:
-    """How often, and since when, one call was turned away for the endpoint's reasons."""
+    """How often one call was turned away for reasons that may be its endpoint's."""
 
     count: int = 0
-    first: float = 0.0
+    passed_over: int = 0
+    #: When it was refused last, by the server's clock.
+    last: str = ""
 
 
 class Admission(Protocol):
@@ -276,14 +284,15 @@ class FleetAdmission:
     ) -> bool:
         """Give the leave back and shut the door; returns whether the call itself is to blame.
 
-        An endpoint that let other calls through since this one was first refused, or that refused
-        nobody else in `OWN_REFUSALS` attempts, has nothing against the fleet. Raises: BrokerError.
+        An endpoint that let later calls through each time this one had been refused, or that
+        refused nobody else in `OWN_REFUSALS` attempts, has nothing against the fleet. A call that
+        is suspected of that waits here and keeps the door open. Raises: BrokerError.
         """
         self._give_back(leave)
         first, longest = WAITS_S[reason]
         endpoint_door, model_door = self._doors(leave.model)
         with _translated("cannot shut an endpoint"):
-            fresh, answered, shared = await self._counter.ask(
+            became, passed, shared, seen.last = await self._counter.ask(
                 "refuse",
                 keys=[
                     keys.answers(self.recipe.name, leave.prompt),
@@ -300,17 +309,21 @@ class FleetAdmission:
                     first,
                     longest,
                     _DOOR_S,
+                    seen.last,
                 ],
             )
-        if fresh:
+        if became == "shut":
             extra = {"endpoint": leave.model.endpoint, "because": detail, "reason": reason}
             if reason == "not_found":
                 extra["model"] = leave.model.model
             log.warning("endpoint.paused", extra=extra)
         seen.count += 1
-        seen.first = seen.first or float(leave.began)
-        others = bool(answered) and float(answered) > seen.first
-        return (seen.count > 1 and others) or (seen.count >= OWN_REFUSALS and not shared)
+        seen.passed_over += passed
+        if seen.passed_over >= PASSED_OVER[reason]:
+            return True
+        if became == "open":
+            await asyncio.sleep(random.uniform(*SUSPECT_S))
+        return bool(seen.count >= OWN_REFUSALS and not shared)
 
     async def forget(self, prompts: Iterable[str]) -> None:
         """Drop the answers of committed prompts. Raises: BrokerError."""

@@ -1,4 +1,4 @@
-"""Starts prefmill with a point in it at which the process is killed; production has no such hook.
+"""Starts prefmill with a fault in it, such as a point of death; production has no such hook.
 
     python -P -m tests.faults.entry worker sink
 
@@ -7,6 +7,7 @@ FAULT_WHEN    before | after: kill before its work, or after it and before anyon
 FAULT_NTH     only at the n-th call (1); 0: at each
 FAULT_TEXT    only if the arguments' repr holds this text
 FAULT_ONCE    a file that is made just before the kill; while it exists there is none
+RESULTS_URL   results and joins of chords go there, while messages go to the broker
 """
 
 import asyncio
@@ -79,7 +80,12 @@ def _die() -> None:
 
 
 if __name__ == "__main__":
-    wrap(os.environ["FAULT"])
+    if "FAULT" in os.environ:
+        wrap(os.environ["FAULT"])
+    if "RESULTS_URL" in os.environ:
+        from workers.app import app
+
+        app.conf.result_backend = f"workers.results:Results+{os.environ['RESULTS_URL']}"
     from producer.cli import main
 
     sys.exit(main())

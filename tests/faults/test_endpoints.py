@@ -191,8 +191,11 @@ def test_an_answer_that_was_under_way_when_a_key_expired_blames_no_other_call(
         data = recipe(llm.base_url, {"file": "prompts.jsonl"}, **TOGETHER)
         with fleet(tmp_path, data, PREFMILL_BROKER_URL=broker_url) as one:
             llm.script([slow, *_always({"status": 401})])
-            one.begin(*ROLES)
+            one.begin("generate.a")
             one.enqueue(2)
+            eventually(lambda: _said(one, "endpoint.paused"), within_s=30, what=one.logs())
+            assert not _answered(llm)
+            one.begin(*(role for role in ROLES if role != "generate.a"))
             eventually(lambda: _answered(llm) == 1, within_s=30, what=one.logs())
             refused = sum(_requests(llm).values())
             eventually(

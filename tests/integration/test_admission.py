@@ -249,14 +249,38 @@ def test_a_call_that_alone_is_refused_is_to_blame_itself(
             seen = Refusals()
             assert not await p.refused(await enter(p, 1), "unauthorized", "HTTP 403", None, seen)
             await p.settle(await enter(p, 2), ANSWER)  # others are let in
-            assert await p.refused(await enter(p, 1), "unauthorized", "HTTP 403", None, seen)
+            assert not await p.refused(await enter(p, 1), "unauthorized", "HTTP 403", None, seen)
+            assert Doors(broker_url, RECIPE).shut() == []
             await p.settle(await enter(p, 3), ANSWER)
+            assert await p.refused(await enter(p, 1), "unauthorized", "HTTP 403", None, seen)
             alone = Refusals()
             blamed = [
                 await p.refused(await enter(p, 4), "unauthorized", "HTTP 403", None, alone)
                 for _ in range(admission.OWN_REFUSALS)
             ]
             assert blamed == [False] * (admission.OWN_REFUSALS - 1) + [True]
+
+    asyncio.run(go())
+
+
+def test_a_call_that_met_every_outage_of_its_endpoint_is_not_to_blame(
+    broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(admission.WAITS_S, "unauthorized", (0.1, 0.1))
+    monkeypatch.setattr(admission, "SUSPECT_S", (0.05, 0.1))
+
+    async def go() -> None:
+        async with process(broker_url, "p") as p:
+            seen = Refusals()
+            for outage in range(2):
+                again = await enter(p, "again")
+                assert not await p.refused(again, "unauthorized", "HTTP 401", None, seen)
+                other = await enter(p, f"other-{outage}")
+                assert not await p.refused(other, "unauthorized", "HTTP 401", None, Refusals())
+                probe = await enter(p, "again")
+                assert not await p.refused(probe, "unauthorized", "HTTP 401", None, seen)
+                await p.settle(await enter(p, f"passed-{outage}"), ANSWER)
+            assert seen.passed_over == 1
 
     asyncio.run(go())
 

@@ -3,15 +3,23 @@
 --      3 leases of the endpoint 4 leases of the generator or judge
 -- ARGV 1 address  2 lease  3 when it began  4 reason  5 detail  6 seconds asked for, or empty
 --      7 first wait  8 longest wait  9 seconds that a door is remembered
--- Returns {1 if the door was open until now, when it last let a call through (or ''),
---          1 if calls other than this one were turned away as well}
+--      10 when this very call was refused before, or empty
+-- Returns {what became of the door: shut | kept, or open: this call alone is suspected,
+--          1 if a later call was let through since it was refused before,
+--          1 if calls other than this one were turned away as well, now}
 redis.call('ZREM', KEYS[3], ARGV[2])
 redis.call('ZREM', KEYS[4], ARGV[2])
 redis.call('HDEL', KEYS[1], '@' .. ARGV[1])
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
-local door = redis.call('HMGET', KEYS[2], 'strikes', 'struck', 'until', 'address', 'shared', 'answered')
+local door = redis.call('HMGET', KEYS[2], 'strikes', 'struck', 'until', 'address', 'shared', 'let_in')
 local fresh = not door[1]
+local passed = ARGV[10] ~= '' and tonumber(door[6] or '0') > tonumber(ARGV[10])
+-- What others are let through for may be this call's own; were it the endpoint's after all, the
+-- next call that is refused shuts it. A limit on the rate is nobody's own.
+if fresh and passed and ARGV[4] ~= 'rate_limited' then
+    return {'open', 1, 0, string.format('%.6f', now)}
+end
 local strikes = tonumber(door[1] or '0')
 -- Calls that began before the last strike belong to it: one wave is one strike.
 if fresh or tonumber(ARGV[3]) >= tonumber(door[2]) then
@@ -31,4 +39,4 @@ elseif door[4] ~= ARGV[1] then
     shared = '1'
 end
 redis.call('EXPIRE', KEYS[2], ARGV[9])
-return {fresh and 1 or 0, door[6] or '', tonumber(shared)}
+return {fresh and 'shut' or 'kept', passed and 1 or 0, tonumber(shared), string.format('%.6f', now)}

@@ -15,15 +15,16 @@ if redis.call('HEXISTS', KEYS[1], 'done') == 0 then
     redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
     redis.call('EXPIRE', KEYS[1], ARGV[5])
 end
-local clock = redis.call('TIME')
 local opened = 0
 for number = 2, 3 do
-    local struck = redis.call('HGET', KEYS[number], 'struck')
-    if struck and tonumber(ARGV[4]) >= tonumber(struck) then
+    local door = redis.call('HMGET', KEYS[number], 'struck', 'let_in')
+    if door[1] and tonumber(ARGV[4]) >= tonumber(door[1]) then
         redis.call('DEL', KEYS[number])
         opened = 1
     end
-    redis.call('HSET', KEYS[number], 'answered', clock[1] .. '.' .. string.format('%06d', clock[2]))
+    if tonumber(ARGV[4]) >= tonumber(door[2] or '0') then
+        redis.call('HSET', KEYS[number], 'let_in', ARGV[4])
+    end
     redis.call('EXPIRE', KEYS[number], ARGV[6])
 end
 return opened
