@@ -85,7 +85,16 @@ def make_app(broker_url: str | None, visibility_timeout_s: float = 60.0) -> Cele
 def _fleet_app() -> Celery:
     settings = read_settings()
     url = settings.broker_url.get_secret_value() if settings.broker_url else None
-    return make_app(url, settings.visibility_timeout)
+    made = make_app(url, settings.visibility_timeout)
+    # A step's result lives in the message for the next one: a broker that is away for minutes must
+    # not cost it. A producer gives up sooner and says so.
+    made.conf.task_publish_retry_policy = {
+        "max_retries": 300,
+        "interval_start": 0.1,
+        "interval_step": 0.2,
+        "interval_max": 1.0,
+    }
+    return made
 
 
 app = _fleet_app()

@@ -39,6 +39,7 @@ class Broker:
             socket_timeout=10,
             socket_connect_timeout=5,
             decode_responses=True,
+            encoding_errors="replace",  # anyone may have pushed anything
         )
 
     def ping(self) -> None:
@@ -54,8 +55,8 @@ class Broker:
         with _translated():
             found = set()
             for name in self._queues:
-                found |= {_batch(json.loads(text)) for text in self._redis.lrange(name, 0, -1)}
-            found |= {_batch(json.loads(text)[0]) for _, text in self._unacknowledged()}
+                found |= {_batch(str(text)) for text in self._redis.lrange(name, 0, -1)}
+            found |= {_batch(text) for _, text in self._unacknowledged()}
             return found
 
     def depths(self) -> dict[str, int]:
@@ -126,8 +127,14 @@ class Broker:
         return name.removeprefix(self._prefix)
 
 
-def _batch(message: dict[str, dict[str, str]]) -> str:
-    return batch_of(str(message.get("headers", {}).get("id", "")))
+def _batch(text: str) -> str:
+    """The batch of a message, waiting or unacknowledged; empty for what is no message of ours."""
+    try:
+        found = json.loads(text)
+        message = found[0] if isinstance(found, list) else found
+        return batch_of(str(message["headers"]["id"]))
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        return ""
 
 
 def _routing_key(text: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from celery import Celery, chain, chord, group
 from celery.canvas import Signature
 from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from workers.errors import BrokerError
 from workers.ledger import Ledger
@@ -46,8 +46,18 @@ def publish(app: Celery, ledger: Ledger, recipe: Recipe, batches: Sequence[str])
             for batch in some:
                 _chord(app, recipe, Batch(recipe.name, recipe_hash, batch)).apply_async()
         except (OperationalError, RedisError, OSError) as exc:
-            raise BrokerError(f"cannot publish: {exc}") from exc
+            raise BrokerError(f"cannot publish: {_why(exc)}") from exc
         ledger.published(recipe.name, some)
+
+
+def _why(exc: Exception) -> str:
+    """What a person can do something about."""
+    if isinstance(exc, OutOfMemoryError) or isinstance(exc.__cause__, OutOfMemoryError):
+        return (
+            "the broker is full (its maxmemory is reached); it goes on by itself once workers have "
+            "emptied their queues or the limit is raised"
+        )
+    return str(exc)
 
 
 def _chord(app: Celery, recipe: Recipe, batch: Batch) -> Signature:

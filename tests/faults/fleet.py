@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,11 @@ class Fleet(Mill):
 
     # -- processes -----------------------------------------------------------------------------
 
-    def begin(self, *names: str, **fault: str) -> None:
+    def begin(self, *names: str, options: Sequence[str] = (), **fault: str) -> None:
         """Start roles; with FAULT=… and its like through the entry that kills."""
         for name in names:
             queue = name.partition("#")[0]
-            arguments = ["beat"] if queue == "beat" else ["worker", queue]
+            arguments = ["beat"] if queue == "beat" else ["worker", queue, *options]
             log = (self.folder / f"{name}.log").open("a")
             environment = {**self.environment, **fault}
             if fault:

@@ -102,18 +102,20 @@ def test_a_broker_killed_for_10_s_loses_nothing(
     tmp_path: Path, server: Server, ledger_url: str
 ) -> None:
     urls = {"PREFMILL_BROKER_URL": server.url, "PREFMILL_DATABASE_URL": ledger_url}
-    with LlmServer(latency="fixed:0.4", slots=SLOTS) as llm:
-        with fleet(tmp_path, _fleet_data(llm), **urls) as one:
-            one.begin(*ROLES)
-            one.enqueue(PROMPTS)
-            one.finished(8)
-            server.kill()
-            _wait(10)
-            server.start()
-            print(f"resumed {_resumes(one, 30):.1f} s after the broker was back")
-            one.settle(PROMPTS)
-            calls = one.accounted(llm, PROMPTS, paired=PROMPTS)
-            assert all(one.roles[role].poll() is None for role in ROLES)
+    with (
+        LlmServer(latency="fixed:0.4", slots=SLOTS) as llm,
+        fleet(tmp_path, _fleet_data(llm), **urls) as one,
+    ):
+        one.begin(*ROLES)
+        one.enqueue(PROMPTS)
+        one.finished(8)
+        server.kill()
+        _wait(10)
+        server.start()
+        print(f"resumed {_resumes(one, 30):.1f} s after the broker was back")
+        one.settle(PROMPTS)
+        calls = one.accounted(llm, PROMPTS, paired=PROMPTS)
+        assert all(one.roles[role].poll() is None for role in ROLES)
     assert calls["repeated"] == 0
 
 
@@ -122,17 +124,19 @@ def test_a_wiped_broker_costs_the_calls_in_flight_at_most(
     tmp_path: Path, server: Server, ledger_url: str
 ) -> None:
     urls = {"PREFMILL_BROKER_URL": server.url, "PREFMILL_DATABASE_URL": ledger_url}
-    with LlmServer(latency="fixed:0.4", slots=SLOTS) as llm:
-        with fleet(tmp_path, _fleet_data(llm, deadline=6), **urls) as one:
-            one.begin(*ROLES)
-            one.enqueue(PROMPTS)
-            eventually(lambda: _answers(llm) > 24, within_s=30, what=f"answers\n{one.logs()}")
-            with server.client() as client:
-                client.flushall()
-            in_flight = one.counts().in_flight
-            print(f"resumed {_resumes(one, 60):.1f} s after the wipe")
-            one.settle(PROMPTS)
-            calls = one.accounted(llm, PROMPTS, paired=PROMPTS)
+    with (
+        LlmServer(latency="fixed:0.4", slots=SLOTS) as llm,
+        fleet(tmp_path, _fleet_data(llm, deadline=6), **urls) as one,
+    ):
+        one.begin(*ROLES)
+        one.enqueue(PROMPTS)
+        eventually(lambda: _answers(llm) > 24, within_s=30, what=f"answers\n{one.logs()}")
+        with server.client() as client:
+            client.flushall()
+        in_flight = one.counts().in_flight
+        print(f"resumed {_resumes(one, 60):.1f} s after the wipe")
+        one.settle(PROMPTS)
+        calls = one.accounted(llm, PROMPTS, paired=PROMPTS)
     print(f"{in_flight} prompts were in flight")
     assert 0 < calls["repeated"] <= CALLS * in_flight
 
@@ -142,20 +146,23 @@ def test_a_result_store_that_is_away_during_fan_in_delays_the_body_only(
     tmp_path: Path, server: Server, ledger_url: str
 ) -> None:
     urls = {"PREFMILL_BROKER_URL": server.url, "PREFMILL_DATABASE_URL": ledger_url}
-    with LlmServer(latency="fixed:0.4", slots=SLOTS) as llm, Proxy(server.path) as proxy:
-        with fleet(tmp_path, _fleet_data(llm), **urls) as one:
-            one.begin(*ROLES, RESULTS_URL=proxy.redis_url)
-            one.enqueue(PROMPTS)
-            one.finished(4)
-            proxy.cut()
-            before = _answers(llm)
-            _wait(10)
-            during = _answers(llm) - before
-            proxy.heal()
-            print(f"{during} answers while no header could end; then {_resumes(one, 30):.1f} s")
-            one.settle(PROMPTS)
-            calls = one.accounted(llm, PROMPTS, paired=PROMPTS)
-            assert not [name for name in ROLES if one.roles[name].poll() is not None]
+    with (
+        LlmServer(latency="fixed:0.4", slots=SLOTS) as llm,
+        Proxy(server.path) as proxy,
+        fleet(tmp_path, _fleet_data(llm), **urls) as one,
+    ):
+        one.begin(*ROLES, RESULTS_URL=proxy.redis_url)
+        one.enqueue(PROMPTS)
+        one.finished(4)
+        proxy.cut()
+        before = _answers(llm)
+        _wait(10)
+        during = _answers(llm) - before
+        proxy.heal()
+        print(f"{during} answers while no header could end; then {_resumes(one, 30):.1f} s")
+        one.settle(PROMPTS)
+        calls = one.accounted(llm, PROMPTS, paired=PROMPTS)
+        assert not [name for name in ROLES if one.roles[name].poll() is not None]
     assert proxy.accepted > 0
     assert during > 0
     assert calls["repeated"] == 0
@@ -167,31 +174,33 @@ def test_a_full_broker_pauses_the_producer_with_one_clear_message(
 ) -> None:
     urls = {"PREFMILL_BROKER_URL": server.url, "PREFMILL_DATABASE_URL": ledger_url}
     instruction = "say something. " + "x" * 20_000
-    with LlmServer(latency="fixed:0.02") as llm, server.client() as client:
+    with (
+        LlmServer(latency="fixed:0.02") as llm,
+        server.client() as client,
+        fleet(tmp_path, _fleet_data(llm, deadline=6), **urls) as one,
+    ):
+        one.begin(*ROLES)
+        one.enqueue(PROMPTS // 2)
+        one.settle(PROMPTS // 2)
+        client.set("ballast", b"x" * 20_000_000)
         client.config_set("maxmemory", "20mb")
-        client.config_set("maxmemory-policy", "noeviction")
-        with fleet(tmp_path, _fleet_data(llm, deadline=6), **urls) as one:
-            one.begin(*ROLES)
-            one.enqueue(PROMPTS // 2)
-            one.settle(PROMPTS // 2)
-            client.set("ballast", b"x" * 21_000_000)
-            with (tmp_path / "prompts.jsonl").open("a") as file:
-                for number in range(PROMPTS // 2, PROMPTS):
-                    line = {"instruction": f"Task {number}: {instruction}", "topic": "t0"}
-                    file.write(json.dumps(line) + "\n")
-            feeding = one.start("enqueue")
-            log = next(tmp_path.glob("*-enqueue.log"))
-            eventually(lambda: "feed.paused" in log.read_text(), within_s=30, what="a pause")
-            _wait(6)
-            told = [line for line in log.read_text().splitlines() if "feed.paused" in line]
-            print("\n".join(told))
-            assert len(told) == 1
-            assert "maxmemory" in told[0]
-            assert feeding.poll() is None
-            client.delete("ballast")
-            assert feeding.wait(timeout=30) == 0, log.read_text()
-            one.settle(PROMPTS)
-            one.accounted(llm, PROMPTS, paired=PROMPTS)
+        with (tmp_path / "prompts.jsonl").open("a") as file:
+            for number in range(PROMPTS // 2, PROMPTS):
+                line = {"instruction": f"Task {number}: {instruction}", "topic": "t0"}
+                file.write(json.dumps(line) + "\n")
+        feeding = one.start("enqueue")
+        log = next(tmp_path.glob("*-enqueue.log"))
+        eventually(lambda: "feed.paused" in log.read_text(), within_s=30, what="a pause")
+        _wait(6)
+        told = [line for line in log.read_text().splitlines() if "feed.paused" in line]
+        print("\n".join(told))
+        assert len(told) == 1
+        assert "maxmemory" in told[0]
+        assert feeding.poll() is None
+        client.delete("ballast")
+        assert feeding.wait(timeout=30) == 0, log.read_text()
+        one.settle(PROMPTS)
+        one.accounted(llm, PROMPTS, paired=PROMPTS)
 
 
 @pytest.mark.chaos
