@@ -1,18 +1,14 @@
 """A broker that dies, is wiped, fills up, or falls silent: the ledger is the only memory."""
 
 import json
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import redis
 
-from producer.children import stop
-from producer.valkey import EmbeddedValkey, start_valkey
 from tests.faults.fleet import ROLES, Fleet, fleet
 from tests.faults.proxy import Proxy
+from tests.faults.server import Server
 from tests.llm_server import LlmServer
 from tests.mill import eventually, recipe
 
@@ -21,57 +17,6 @@ SLOTS = 8
 
 #: Calls of one prompt: two generators and a judge.
 CALLS = 3
-
-
-class Server:
-    """A Valkey that can be killed and started again on the same data."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.valkey: EmbeddedValkey = start_valkey(folder)
-
-    @property
-    def url(self) -> str:
-        """What processes connect to; the same after a restart."""
-        return self.valkey.url
-
-    @property
-    def path(self) -> str:
-        """Its socket."""
-        return str(self.valkey.socket)
-
-    def client(self) -> "redis.Redis":
-        """A connection past any proxy."""
-        return redis.Redis(unix_socket_path=self.path)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.valkey.child.process.kill()
-        self.valkey.child.process.wait(timeout=10)
-
-    def start(self) -> None:
-        """Start it again on what it had written."""
-        self.valkey = start_valkey(self._folder)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="prefmill-test-") as folder:
-        one = Server(Path(folder))
-        try:
-            yield one
-        finally:
-            stop([one.valkey.child], grace_s=5)
-
-
-@pytest.fixture(
-    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.chaos)], name="ledger_url"
-)
-def _ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
-    url: str = request.getfixturevalue("postgres_url")
-    return url
 
 
 def _fleet_data(llm: LlmServer, **sections: int) -> dict[str, object]:
