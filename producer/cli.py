@@ -241,10 +241,11 @@ def status(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """What became of the prompts: accepted = in flight + paired + rejected + failed."""
-    from producer.status import dumped, lines
+    from producer.status import dumped, lines, obstacles
     from workers.ledger import Ledger
 
     settings, loaded = _begin(recipe, database, log_format)
+    broker_url = settings.require_broker() if settings.broker_url else None
     ledger = Ledger(settings.require_database(), must_exist=True)
     while True:
         counts = ledger.counts(loaded.name)
@@ -254,7 +255,7 @@ def status(
         else:
             if watch and out.is_terminal:
                 out.clear()
-            _print_lines(lines(loaded.name, counts))
+            _print_lines(lines(loaded.name, counts, obstacles(ledger, loaded, broker_url)))
         if not watch:
             return
         time.sleep(2.0)

@@ -86,7 +86,8 @@ class Feed:
         """How many rows may be accepted now, after waiting for the window; 0 to stop."""
         limit = self.limit or self.recipe.source.limit
         while not self.stopping.is_set():
-            left = ACCEPT
+            # Whole batches: each message of a fleet's window should carry as much as it can.
+            left = ACCEPT // self._batch_size * self._batch_size or ACCEPT
             if limit is not None:
                 left = min(left, limit - self.ledger.accepted(self.recipe.name))
                 if left <= 0:

@@ -1,10 +1,13 @@
 """What the ledger says about a run, for machines and for people. All of it is derived."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workers.ledger import Counts
+from workers.doors import Doors
+from workers.errors import BrokerError
+from workers.ledger import Counts, Ledger
+from workers.recipe import Recipe
 
 
 def as_json(run: str, counts: Counts) -> dict[str, Any]:
@@ -28,8 +31,19 @@ def dumped(run: str, counts: Counts) -> str:
     return json.dumps(as_json(run, counts), indent=2)
 
 
-def lines(run: str, counts: Counts) -> list[str]:
-    """The same for people."""
+def obstacles(ledger: Ledger, recipe: Recipe, broker_url: str | None) -> list[str]:
+    """Why a run may stand still: a person's pause, endpoints that turn calls away, no broker."""
+    found = ["paused; `prefmill resume` goes on"] if ledger.paused(recipe.name) else []
+    if broker_url is None:
+        return found
+    try:
+        return found + [str(shut) for shut in Doors(broker_url, recipe).shut()]
+    except BrokerError as exc:
+        return [*found, str(exc)]
+
+
+def lines(run: str, counts: Counts, stopped_by: Sequence[str] = ()) -> list[str]:
+    """The same for people, with what stands in the way."""
     facts = [
         ("run", run),
         ("accepted", str(counts.accepted)),
@@ -41,6 +55,7 @@ def lines(run: str, counts: Counts) -> list[str]:
     if counts.skipped:
         facts.append(("skipped rows", _reasons(counts.skipped)))
     facts += [(f"calls {name}", _calls(calls)) for name, calls in counts.calls.items()]
+    facts += [("stopped", what) for what in stopped_by]
     width = max(len(name) for name, _ in facts)
     return [f"{name:<{width}}  {value}" for name, value in facts]
 

@@ -137,7 +137,7 @@ async def complete(
     except httpx.RequestError as exc:
         raise CallFailed("malformed_reply", str(exc), retriable=True) from exc
     if status != 200:
-        raise _refused(status, headers, raw)
+        raise _refused(status, headers, _without_key(raw, client))
     return _read(raw)
 
 
@@ -153,6 +153,12 @@ async def _exchange(client: httpx.AsyncClient, content: bytes) -> tuple[int, htt
                 raise CallFailed("malformed_reply", f"more than {MAX_REPLY_BYTES} bytes")
             parts.append(part)
         return response.status_code, response.headers, b"".join(parts)
+
+
+def _without_key(raw: bytes, client: httpx.AsyncClient) -> bytes:
+    """What an endpoint says is wrong is logged and kept; some say which key they were given."""
+    key = client.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+    return raw.replace(key, b"***") if key else raw
 
 
 def _refused(status: int, headers: httpx.Headers, raw: bytes) -> CallFailed:

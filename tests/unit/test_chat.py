@@ -20,10 +20,15 @@ BODY = {"model": "m", "messages": [{"role": "user", "content": "Why?"}]}
 AGAIN, FINAL = True, False
 
 
-def ask(handler: Handler, body: dict[str, Any] = BODY, *, timeout_s: float = 5) -> Completion:
+def ask(
+    handler: Handler, body: dict[str, Any] = BODY, *, timeout_s: float = 5, key: str = ""
+) -> Completion:
     async def one_call() -> Completion:
         transport = httpx.MockTransport(handler)  # type: ignore[arg-type]
-        async with httpx.AsyncClient(base_url="http://llm/v1/", transport=transport) as client:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        async with httpx.AsyncClient(
+            base_url="http://llm/v1/", transport=transport, headers=headers
+        ) as client:
             return await complete(client, body, timeout_s=timeout_s)
 
     return asyncio.run(one_call())
@@ -120,6 +125,16 @@ def test_what_the_endpoint_says_is_told_on_one_line(content: object, detail: str
 @pytest.mark.parametrize("content", [{"error": "x" * 10_000}, b"x" * 10_000, b"[" * 300_000])
 def test_what_the_endpoint_says_is_cut(content: object) -> None:
     assert len(failure(replying(content, 400)).detail) < 320
+
+
+def test_a_key_that_an_endpoint_repeats_is_told_to_nobody() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        given = request.headers["Authorization"].removeprefix("Bearer ")
+        return httpx.Response(401, json={"error": f"Incorrect key provided: {given}."})
+
+    with pytest.raises(CallFailed) as caught:
+        ask(handler, key="sk-secret")
+    assert caught.value.detail == "HTTP 401 Incorrect key provided: ***."
 
 
 @pytest.mark.parametrize("status", [429, 503])
