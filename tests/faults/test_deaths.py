@@ -76,7 +76,7 @@ DEATHS = {
     ),
     "between the chord's completion and its body": (
         "generate.b",
-        {"FAULT": "celery.app.amqp:AMQP._retry_publish", "FAULT_NTH": "1"},
+        {"FAULT": "workers.results:Results._publish", "FAULT_NTH": "1"},
     ),
     "before the sink's commit": (
         "sink",
