@@ -7,7 +7,7 @@ import pytest
 
 from tests.faults.fleet import RECOVERY_S, ROLES, fleet
 from tests.llm_server import LlmServer
-from tests.mill import recipe
+from tests.mill import eventually, recipe
 
 PROMPTS = 72
 
@@ -89,6 +89,11 @@ DEATHS = {
 }
 
 
+def _answers(llm: LlmServer, model: str) -> int:
+    models = llm.stats()["models"]
+    return int(models[model]["ok"]) if model in models else 0
+
+
 @pytest.mark.chaos
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("moment", DEATHS)
@@ -102,8 +107,10 @@ def test_a_death_in_the_worst_moment_costs_no_row(
         with fleet(tmp_path, data, **urls) as one:
             others = [name for name in ROLES if name != role]
             one.begin(*others)
-            one.begin(role, **fault, FAULT_ONCE=str(tmp_path / "killed"))
             one.enqueue(40)
+            if role == "generate.b":  # the last to end its headers, so the one that joins
+                eventually(lambda: _answers(llm, "model-a") == 40, within_s=30, what=one.logs())
+            one.begin(role, **fault, FAULT_ONCE=str(tmp_path / "killed"))
             one.wait_for_death(role)
             died_at = time.monotonic()
             one.begin(role)
