@@ -32,8 +32,9 @@ STUBBORN = [
     "time.sleep(600)",
 ]
 PARENT = """
-import json, sys, time
+import json, signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script put behind &
 from producer.children import spawn
 from producer.valkey import start_valkey
 here = Path(sys.argv[1])
