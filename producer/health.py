@@ -14,7 +14,7 @@ from workers.liveness import signs
 from workers.recipe import Recipe
 
 #: A worker with messages waiting and nothing in hand may rest this long, in seconds.
-IDLE_S = 60.0
+IDLE_S = 180.0
 
 #: No step takes longer than this, in seconds: its budget and some slack.
 STUCK_S = 2400.0

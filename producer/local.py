@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from producer.valkey import start_valkey
 from workers.app import make_app
 from workers.broker import Broker
 from workers.doors import Doors
-from workers.errors import ConfigurationError, PrefmillError
+from workers.errors import BrokerError, ConfigurationError, PrefmillError
 from workers.flow import publish
 from workers.ledger import Counts, Ledger
 from workers.recipe import LOCAL_MODEL_URL, Recipe
@@ -182,7 +183,8 @@ class LocalRun:
         in_flight = ledger.overdue(recipe.name, float("inf"))
         broker.revive(key for keys in in_flight.values() for key in keys)
         self._start_workers(broker_url)
-        publish(app, ledger, recipe, ledger.rebatch(recipe.name, recipe.fleet.batch_size))
+        batches = ledger.rebatch(recipe.name, recipe.fleet.batch_size, lost=False)
+        publish(app, ledger, recipe, batches)
         feed = Feed(app, ledger, recipe, limit=self.limit, on_skip=self._show_skip)
         feeding = _Feeding(feed)
         feeding.start()
@@ -193,10 +195,11 @@ class LocalRun:
                 while True:
                     done = not feeding.is_alive()
                     counts = ledger.counts(recipe.name)
-                    shown.show(
-                        stages(recipe, counts, broker.depths()),
-                        total=counts.accepted if done else None,
-                    )
+                    with suppress(BrokerError):  # workers wait for a broker that is away
+                        shown.show(
+                            stages(recipe, counts, broker.depths()),
+                            total=counts.accepted if done else None,
+                        )
                     if done and feeding.error is not None:
                         raise feeding.error
                     if done and counts.in_flight == 0:
@@ -204,7 +207,8 @@ class LocalRun:
                     if counts.finished > finished:
                         restarts, finished = 0, counts.finished
                     restarts += self._restart_the_dead(restarts)
-                    watch.look()
+                    with suppress(BrokerError):
+                        watch.look()
                     time.sleep(POLL_S)
         finally:
             feed.stopping.set()

@@ -12,7 +12,7 @@ import json
 import logging
 import random
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from workers import keys
 from workers.counter import Counter
 from workers.errors import BrokerError, PrefmillError
 from workers.recipe import Generator, Judge, Recipe
+from workers.records import sha256
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ WAITS_S = {
 OWN_REFUSALS = 6
 
 #: Refused again this often while later calls were let through in between, it is the call as well.
-PASSED_OVER = {"rate_limited": 6, "unauthorized": 2, "payment_required": 2, "not_found": 2}
+PASSED_OVER = {"rate_limited": 20, "unauthorized": 2, "payment_required": 2, "not_found": 2}
 
 #: A call that alone is suspected asks again after this time, in seconds: others go first.
 SUSPECT_S = (1.0, 2.0)
@@ -65,6 +66,10 @@ _DOOR_S = 7 * 24 * 3600
 
 class HandedBack(PrefmillError):
     """Work was stopped before its end; what was answered until then is kept."""
+
+
+class Settled(HandedBack):
+    """A prompt has its outcome, or had it a moment ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +131,12 @@ class Unlimited:
     async def refused(
         self, leave: Leave, reason: str, detail: str, wait_s: float | None, seen: Refusals
     ) -> bool:
-        """There is no fleet to wait with."""
-        return True
+        """There is no fleet to wait with, but a limit on the rate passes."""
+        seen.count += 1
+        if reason != "rate_limited" or seen.count >= OWN_REFUSALS:
+            return True
+        await asyncio.sleep(min(1.0 if wait_s is None else wait_s, WAITS_S[reason][1]))
+        return False
 
     async def forget(self, prompts: Iterable[str]) -> None:
         """Do nothing."""
@@ -146,6 +155,8 @@ class FleetAdmission:
     url: str
     recipe: Recipe
     process: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    #: Each endpoint's key, by the endpoint's name; never leaves this process but as a digest.
+    api_keys: Mapping[str, str | None] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         # Half a minute of reconnecting: a broker's restart is no reason to hand work back.
@@ -213,7 +224,7 @@ class FleetAdmission:
                 answer: Answer = json.loads(more[0])
                 return answer
             case "done":
-                raise HandedBack("the prompt has its outcome")
+                raise Settled("the prompt has its outcome")
             case "busy":
                 return None
             case "full":
@@ -224,37 +235,32 @@ class FleetAdmission:
 
     async def _admit(self, leave: Leave) -> list[str]:
         model, endpoint = leave.model, self.recipe.endpoints[leave.model.endpoint]
-        self._held[leave.lease] = model
-        granted = False
-        try:
-            with _translated("no leave to call"):
-                reply: list[str] = await self._counter.ask(
-                    "admit",
-                    keys=[
-                        keys.answers(self.recipe.name, leave.prompt),
-                        keys.paused(self.recipe.name),
-                        *self._doors(model),
-                        *self._leases(model),
-                        keys.waiting(endpoint, self.recipe.name, model),
-                    ],
-                    args=[
-                        leave.address,
-                        leave.lease,
-                        self.process,
-                        LEASE_S,
-                        endpoint.max_concurrency,
-                        self.recipe.cap(model),
-                        ANSWERS_S,
-                    ],
-                )
-            granted = reply[0] == "go"
-            if granted and self._renewing is None:
+        # Cancelled half way it may hold a lease, which then ends by itself.
+        with _translated("no leave to call"):
+            reply: list[str] = await self._counter.ask(
+                "admit",
+                keys=[
+                    keys.answers(self.recipe.name, leave.prompt),
+                    keys.paused(self.recipe.name),
+                    *self._doors(model),
+                    *self._leases(model),
+                    keys.waiting(endpoint, self.recipe.name, model),
+                ],
+                args=[
+                    leave.address,
+                    leave.lease,
+                    self.process,
+                    LEASE_S,
+                    endpoint.max_concurrency,
+                    self.recipe.cap(model),
+                    ANSWERS_S,
+                ],
+            )
+        if reply[0] == "go":
+            self._held[leave.lease] = model
+            if self._renewing is None:
                 self._renewing = asyncio.ensure_future(self._renew())
-            return reply
-        finally:
-            if not granted:
-                # Cancelled half way it may hold a lease, which then ends by itself.
-                self._held.pop(leave.lease, None)
+        return reply
 
     async def settle(self, leave: Leave, answer: Answer | None) -> None:
         """Give the leave back, with the answer if there is one. Raises: BrokerError."""
@@ -274,6 +280,7 @@ class FleetAdmission:
                     leave.began,
                     ANSWERS_S,
                     _DOOR_S,
+                    self._key(leave.model),
                 ],
             )
         if opened:
@@ -310,6 +317,7 @@ class FleetAdmission:
                     longest,
                     _DOOR_S,
                     seen.last,
+                    self._key(leave.model),
                 ],
             )
         if became == "shut":
@@ -354,6 +362,10 @@ class FleetAdmission:
         endpoint = self.recipe.endpoints[model.endpoint]
         return [keys.door(endpoint), keys.door(endpoint, model.model)]
 
+    def _key(self, model: Model) -> str:
+        """Tells calls with an old key from those with its successor."""
+        return sha256(self.api_keys.get(model.endpoint) or "")[:8]
+
     def _leases(self, model: Model) -> list[str]:
         endpoint = self.recipe.endpoints[model.endpoint]
         return [keys.leases(endpoint), keys.leases(endpoint, self.recipe.name, model)]
@@ -364,16 +376,28 @@ class FleetAdmission:
             self._lines[leave.model.name].free()
 
     async def _renew(self) -> None:
-        """Keep the leases of calls under way until the process ends. Ended ones stay ended."""
+        """Keep the leases of calls under way until the process ends.
+
+        A lease that ended while the server was away is taken again: its call is still under way.
+        """
         while True:
             await asyncio.sleep(LEASE_S / 3)
+            held = dict(self._held)
+            if not held:
+                continue
             try:
                 seconds, micros = await self._redis.time()
                 ends = seconds + micros / 1e6 + LEASE_S
                 async with self._redis.pipeline(transaction=False) as pipe:
-                    for lease, model in self._held.items():
+                    for lease, model in held.items():
                         for name in self._leases(model):
-                            pipe.zadd(name, {lease: ends}, xx=True)
+                            pipe.zadd(name, {lease: ends})
+                            pipe.expire(name, 3600)
+                    await pipe.execute()
+                async with self._redis.pipeline(transaction=False) as pipe:
+                    for lease in held.keys() - self._held.keys():  # given back meanwhile
+                        for name in self._leases(held[lease]):
+                            pipe.zrem(name, lease)
                     await pipe.execute()
             except (RedisError, OSError) as exc:
                 log.warning("admission.not_renewed", extra={"because": str(exc)})

@@ -57,7 +57,7 @@ class Broker:
             for name in self._queues:
                 found |= {_batch(str(text)) for text in self._redis.lrange(name, 0, -1)}
             found |= {_batch(text) for _, text in self._unacknowledged()}
-            return found
+            return found - {""}
 
     def depths(self) -> dict[str, int]:
         """Messages waiting or under way, by the queue's short name."""

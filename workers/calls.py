@@ -146,7 +146,9 @@ class Calls:
             except CallFailed as exc:
                 asked.requests += 1
                 own = await self._turned_away(entered, asked, exc)
-                if own or exc.retriable:
+                if own and exc.reason in WAITS_S:
+                    raise CallFailed(exc.reason, exc.detail) from exc
+                if own:
                     raise
                 continue
             except BaseException:
@@ -232,8 +234,6 @@ def _wait_after(exc: Exception) -> bool | float:
     """Whether, or after how many seconds, a failed call is made again."""
     if not isinstance(exc, CallFailed) or not exc.retriable:
         return False
-    if exc.reason in WAITS_S:
-        return 0.01  # its endpoint's door says when
     if exc.retry_after_s is None:
         return True
     return min(exc.retry_after_s, LONGEST_WAIT_S) + random.uniform(0.1, 1.1)

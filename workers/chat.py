@@ -138,7 +138,14 @@ async def complete(
         raise CallFailed("malformed_reply", str(exc), retriable=True) from exc
     if status != 200:
         raise _refused(status, headers, _without_key(raw, client))
-    return _read(raw)
+    try:
+        return _read(raw)
+    except CallFailed as exc:
+        key = _key(client)
+        if not key:
+            raise
+        detail = exc.detail.replace(key, "***")
+        raise CallFailed(exc.reason, detail, retriable=exc.retriable) from None
 
 
 async def _exchange(client: httpx.AsyncClient, content: bytes) -> tuple[int, httpx.Headers, bytes]:
@@ -157,8 +164,12 @@ async def _exchange(client: httpx.AsyncClient, content: bytes) -> tuple[int, htt
 
 def _without_key(raw: bytes, client: httpx.AsyncClient) -> bytes:
     """What an endpoint says is wrong is logged and kept; some say which key they were given."""
-    key = client.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+    key = _key(client).encode()
     return raw.replace(key, b"***") if key else raw
+
+
+def _key(client: httpx.AsyncClient) -> str:
+    return str(client.headers.get("Authorization", "")).removeprefix("Bearer ")
 
 
 def _refused(status: int, headers: httpx.Headers, raw: bytes) -> CallFailed:

@@ -46,7 +46,11 @@ def _check(raw: bytes, queue: str) -> None:
     envelope = _object(message, "the message")
     headers = _object(envelope.get("headers"), "headers")
     properties = _object(envelope.get("properties"), "properties")
-    _object(properties.get("delivery_info"), "delivery_info")
+    delivery = _object(properties.get("delivery_info"), "delivery_info")
+    if not all(isinstance(delivery.get(name), str) for name in ("exchange", "routing_key")):
+        raise ValueError("a delivery_info without exchange or routing_key")
+    if properties.get("body_encoding") not in (None, "utf-8", "base64"):
+        raise ValueError(f"body_encoding is {str(properties.get('body_encoding'))[:80]!r}")
     for name in ("content-type", "content-encoding", "body"):
         if not isinstance(envelope.get(name), str):
             raise ValueError(f"no {name}")

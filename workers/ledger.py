@@ -297,10 +297,13 @@ class Ledger:
             keys = list(connection.scalars(query))
         return self.rebatch(run, batch_size, keys) if keys else []
 
-    def rebatch(self, run: str, batch_size: int, keys: Sequence[str] | None = None) -> list[str]:
+    def rebatch(
+        self, run: str, batch_size: int, keys: Sequence[str] | None = None, *, lost: bool = True
+    ) -> list[str]:
         """Put prompts in flight (these, or all) into fresh batches; returns the batches' ids.
 
-        Every older message of theirs is stale from now on.
+        Every older message of theirs is stale from now on. Without `lost` what had begun begins
+        again at the same attempt: a person who starts a run anew uses none up.
         """
         ids = []
         with self._transaction() as connection:
@@ -310,6 +313,13 @@ class Ledger:
                 else _hold_keys(connection, run, keys)
             )
             waiting = [row.key for row in sorted(held, key=lambda row: row.accepted_at)]
+            for start in range(0, 0 if lost else len(waiting), VARIABLES):
+                these = _these(run, waiting[start : start + VARIABLES])
+                connection.execute(
+                    update(prompts)
+                    .where(these, prompts.c.begun.is_(True))
+                    .values(attempt=prompts.c.attempt - 1)
+                )
             for start in range(0, len(waiting), batch_size):
                 ids.append(_renew(connection, run, waiting[start : start + batch_size]))
         return ids
@@ -331,6 +341,7 @@ class Ledger:
             # Only the first of the models writes: writers queue for an SQLite file.
             started = {"begun": True, "attempt": prompts.c.attempt + 1}
             with self._transaction() as connection:
+                _hold(connection, mine)
                 connection.execute(
                     update(prompts).where(mine, prompts.c.begun.is_(False)).values(started)
                 )

@@ -177,7 +177,11 @@ class Liveness:
                 # Kombu's index of unacknowledged messages, by the time of their delivery.
                 now = time.time()
                 pipe.zadd("unacked_index", dict.fromkeys(tags, now), xx=True)
-            pipe.execute()
+            for queue in queues:
+                pipe.llen(queue)
+            waiting = sum(pipe.execute()[-len(queues) :])
+        if not self._running and not waiting:
+            self._moved_at = time.time()
 
     def close(self) -> None:
         """Say good-bye and stop giving signs."""

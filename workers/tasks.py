@@ -24,7 +24,7 @@ from celery.signals import (
 )
 
 from workers import logs, steps, worker
-from workers.admission import HandedBack
+from workers.admission import HandedBack, Settled
 from workers.app import TASK_BUDGET_S, app
 from workers.errors import BrokerError, ConfigurationError, LedgerError, PrefmillError
 from workers.flow import publish
@@ -84,8 +84,8 @@ def _step(task: Task, message: dict[str, str], *, attempt: bool = False) -> Iter
         with _apart(mill, work), mill.liveness.step(task.request.id, work.attempt) as death:
             if death is not None:
                 _account_for(death, mill, batch)
-                work = _wanted(mill, batch, attempt=False)
-                mill.liveness.note(task.request.id, work.attempt)
+                # What is left of it comes again, and meets its new place in the quarantine.
+                raise HandedBack("a worker died on it")
             yield Step(mill, batch, work.prompts, work.known)
 
 
@@ -140,10 +140,10 @@ def _ending(task: Task, mill: Worker, batch: Batch | None) -> Iterator[None]:
         yield
     except (Ignore, Reject):
         raise
-    except (HandedBack, CancelledError) as exc:
-        raise Reject(str(exc), requeue=True) from None
-    except _Later as exc:
+    except (_Later, Settled) as exc:
         _stopping.wait(PAUSE_S)
+        raise Reject(str(exc), requeue=True) from None
+    except (HandedBack, CancelledError) as exc:
         raise Reject(str(exc), requeue=True) from None
     except (LedgerError, BrokerError) as exc:
         log.warning("task.handed_back", extra={"because": str(exc)})
@@ -238,9 +238,10 @@ def set_aside(self: Task, message: str, why: str, queue_name: str) -> None:
 def _open(**_: Any) -> None:
     """Refuse to start rather than take messages that cannot be worked on."""
     try:
-        current()
+        mill = current()
     except ConfigurationError as exc:
         raise SystemExit(f"prefmill: {exc}") from exc
+    mill.open()
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]

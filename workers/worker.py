@@ -6,6 +6,7 @@ Opened before the first message is taken, so that a worker that cannot work says
 import logging
 import threading
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,7 +14,7 @@ from workers.admission import FleetAdmission
 from workers.broker import Broker
 from workers.calls import Calls
 from workers.doors import Doors
-from workers.errors import RecipeError
+from workers.errors import LedgerError, RecipeError
 from workers.ledger import Ledger
 from workers.liveness import Liveness
 from workers.recipe import LOCAL_MODEL_URL, Recipe
@@ -54,7 +55,8 @@ class Worker:
     @cached_property
     def calls(self) -> Calls:
         """The calls of this process, let in by the fleet's admission."""
-        admission = FleetAdmission(self.settings.require_broker(), self.recipe, self.process)
+        url = self.settings.require_broker()
+        admission = FleetAdmission(url, self.recipe, self.process, self.keys)
         return Calls(self.recipe, self.keys, admission)
 
     @cached_property
@@ -62,6 +64,12 @@ class Worker:
         """The signs of life of this process."""
         url, timeout_s = self.settings.require_broker(), self.settings.visibility_timeout
         return Liveness(url, self.recipe.name, self.process, timeout_s)
+
+    def open(self) -> None:
+        """Open everything now, on one thread; a ledger that is away is opened when it is back."""
+        with suppress(LedgerError):
+            _ = self.ledger
+        _ = self.broker, self.doors, self.calls, self.liveness
 
     def drain(self) -> None:
         """Begin no call any more."""

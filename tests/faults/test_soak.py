@@ -120,7 +120,9 @@ def test_a_soak_under_random_faults_ends_with_everything_accounted_for(
     tmp_path: Path, server: Server
 ) -> None:
     with LlmServer(latency="lognormal:0.15:0.6", slots=16) as llm:
-        data = recipe(llm.base_url, {"file": "prompts.jsonl"}, fleet={"deadline": 30})
+        data = recipe(
+            llm.base_url, {"file": "prompts.jsonl"}, fleet={"deadline": 30, "max_attempts": 6}
+        )
         data["endpoints"]["mock"]["timeout"] = 8
         write_prompts(tmp_path / "prompts.jsonl", 100)
         with fleet(tmp_path, data, PREFMILL_BROKER_URL=server.url) as one:

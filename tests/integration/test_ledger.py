@@ -506,6 +506,14 @@ def test_what_was_released_is_overdue_without_a_batch(ledger: Ledger) -> None:
     assert ledger.overdue(RUN, LATER) == {"": ["a"]}
 
 
+def test_a_run_that_a_person_starts_anew_uses_up_no_attempt(ledger: Ledger) -> None:
+    (first,) = accept(ledger, "a")
+    assert ledger.start(RUN, first, attempt=True).attempt == 1
+    for _ in range(5):
+        (again,) = ledger.rebatch(RUN, 8, lost=False)
+        assert ledger.start(RUN, again, attempt=True).attempt == 1
+
+
 def test_a_prompt_is_lost_only_when_its_attempts_are_used_up(ledger: Ledger) -> None:
     (batch,) = accept(ledger, "ab")
     for attempt in range(1, 4):

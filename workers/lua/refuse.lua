@@ -3,7 +3,8 @@
 --      3 leases of the endpoint 4 leases of the generator or judge
 -- ARGV 1 address  2 lease  3 when it began  4 reason  5 detail  6 seconds asked for, or empty
 --      7 first wait  8 longest wait  9 seconds that a door is remembered
---      10 when this very call was refused before, or empty
+--      10 when this very call was refused before, or empty  11 which key it was asked with
+-- Only what was let through with the same key says that a call has itself to blame.
 -- Returns {what became of the door: shut | kept, or open: this call alone is suspected,
 --          1 if a later call was let through since it was refused before,
 --          1 if calls other than this one were turned away as well, now}
@@ -12,7 +13,7 @@ redis.call('ZREM', KEYS[4], ARGV[2])
 redis.call('HDEL', KEYS[1], '@' .. ARGV[1])
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
-local door = redis.call('HMGET', KEYS[2], 'strikes', 'struck', 'until', 'address', 'shared', 'let_in')
+local door = redis.call('HMGET', KEYS[2], 'strikes', 'struck', 'until', 'address', 'shared', 'let_in:' .. ARGV[11])
 local fresh = not door[1]
 local passed = ARGV[10] ~= '' and tonumber(door[6] or '0') > tonumber(ARGV[10])
 -- What others are let through for may be this call's own; were it the endpoint's after all, the
