@@ -33,9 +33,9 @@ ANSWER = {"completion": {"text": "Because."}, "retries": 0}
 
 
 @asynccontextmanager
-async def process(url: str, name: str) -> AsyncIterator[FleetAdmission]:
+async def process(url: str, name: str, key: str = "") -> AsyncIterator[FleetAdmission]:
     """One process' side of the door."""
-    one = FleetAdmission(url, RECIPE, name)
+    one = FleetAdmission(url, RECIPE, name, {"here": key})
     try:
         yield one
     finally:
@@ -281,6 +281,43 @@ def test_a_call_that_met_every_outage_of_its_endpoint_is_not_to_blame(
                 assert not await p.refused(probe, "unauthorized", "HTTP 401", None, seen)
                 await p.settle(await enter(p, f"passed-{outage}"), ANSWER)
             assert seen.passed_over == 1
+
+    asyncio.run(go())
+
+
+def test_a_worker_that_still_has_the_old_key_blames_no_call(
+    broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(admission.WAITS_S, "unauthorized", (0.1, 0.1))
+
+    async def go() -> None:
+        async with process(broker_url, "new", "k2") as new, process(broker_url, "old", "k1") as old:
+            seen = Refusals()
+            for n in range(5):
+                leave = await enter(old, "again")
+                assert not await old.refused(leave, "unauthorized", "HTTP 401", None, seen)
+                await new.settle(await enter(new, f"let-in-{n}"), ANSWER)
+            assert seen.passed_over == 0
+
+    asyncio.run(go())
+
+
+def test_leases_that_ended_while_the_server_was_away_are_taken_again(
+    broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "LEASE_S", 1.0)
+
+    async def go() -> None:
+        async with process(broker_url, "p") as p, process(broker_url, "q") as q:
+            leaves = [await enter(p, n) for n in range(6)]
+            with redis.Redis(unix_socket_path=broker_url.removeprefix("redis+socket://")) as door:
+                for name in door.scan_iter("prefmill:leases:*"):
+                    door.delete(name)
+                async with asyncio.timeout(10):
+                    while {door.zcard(n) for n in door.scan_iter("prefmill:leases:*")} != {6}:
+                        await asyncio.sleep(0.05)
+            await p.settle(leaves[0], ANSWER)
+            assert isinstance(await soon(q.enter(A, "late", "late")), admission.Leave)
 
     asyncio.run(go())
 
