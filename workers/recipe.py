@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from workers.judging import template_hash
-from workers.records import canonical_json, sha256
+from workers.records import Slot, canonical_json, sha256
 
 #: `base_url` of the small model that `prefmill run` and `prefmill try` serve on this machine.
 LOCAL_MODEL_URL = "local:smollm2-135m-instruct"
@@ -83,6 +83,12 @@ def _parameters(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return value
 
 
+def _distinct(value: list[str]) -> list[str]:
+    if len(set(value)) < len(value):
+        raise ValueError("each aspect once")
+    return value
+
+
 def _file(value: Path) -> Path:
     if not value.name:
         raise ValueError("the path of a file")
@@ -116,10 +122,17 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+Aspect = Literal[
+    "helpfulness", "honesty", "instruction-following", "truthfulness", "overall-rating"
+]
+
+
 class Columns(Section):
-    """Ours: theirs."""
+    """Ours: theirs. With `messages` the instruction is the last turn of the chat in there."""
 
     instruction: str = Field(default="instruction", min_length=1)
+    system_prompt: Annotated[str, Field(min_length=1)] | None = None
+    messages: Annotated[str, Field(min_length=1)] | None = None
 
 
 class Source(Section):
@@ -154,12 +167,17 @@ class Endpoint(Section):
 
 
 class Generator(Section):
-    """A model that answers prompts."""
+    """A model that answers each prompt `samples` times.
+
+    Its `system_prompt` is for prompts that bring none.
+    """
 
     name: Slug
     endpoint: str
     model: str = Field(min_length=1)
     parameters: Parameters = {}
+    samples: Annotated[int, Field(ge=1, le=64)] = 1
+    system_prompt: Annotated[str, Field(min_length=1, max_length=100_000)] | None = None
     truncated: Literal["fail", "keep"] = "fail"
     max_concurrency: Slots | None = None
 
@@ -170,25 +188,41 @@ class Judge(Section):
     name: Slug
     endpoint: str
     model: str = Field(min_length=1)
-    aspects: Annotated[list[Literal["overall-rating"]], Field(min_length=1, max_length=1)] = [
+    aspects: Annotated[list[Aspect], Field(min_length=1), AfterValidator(_distinct)] = [
         "overall-rating"
     ]
     structured: Literal["auto", "schema", "text"] = "auto"
+    weight: Annotated[float, BeforeValidator(_whole), Field(gt=0, le=1000)] = 1.0
     parameters: Parameters = {}
     max_concurrency: Slots | None = None
 
 
 class Judging(Section):
-    """How judges are shown the generations."""
+    """How judges are shown the generations, and what of their replies counts.
 
-    order: Literal["as-given", "shuffled"] = "shuffled"
+    `quorum` is how many judges of the jury a prompt needs; `score` is the rating as written, or the
+    expectation over the probabilities of the rating's token where the endpoint tells them.
+    """
+
+    order: Literal["as-given", "shuffled", "both"] = "shuffled"
+    quorum: Annotated[int, Field(ge=1)] = 1
+    half_points: bool = False
+    score: Literal["stated", "expectation"] = "stated"
 
 
 class Pairs(Section):
-    """How judged generations become pairs."""
+    """How judged generations become pairs.
 
-    strategy: Literal["max-min"] = "max-min"
+    `min_margin` is in points of the rating, `max_length_ratio` the longer text's characters over
+    the shorter one's, `near_identical` a similarity from 0 to 1 from which texts count as one.
+    """
+
+    strategy: Literal["max-min", "max-random", "all-pairs", "mean-2sd"] = "max-min"
     min_margin: Annotated[float, BeforeValidator(_whole), Field(ge=0, le=4)] = 0.0
+    ties: Literal["drop", "keep-labelled"] = "drop"
+    max_length_ratio: Annotated[float, BeforeValidator(_whole), Field(ge=1)] | None = None
+    near_identical: Annotated[float, BeforeValidator(_whole), Field(gt=0, le=1)] | None = None
+    drop_refusals: bool = False
 
 
 class Fleet(Section):
@@ -207,8 +241,8 @@ class Recipe(Section):
     seed: int = 0
     source: Source
     endpoints: dict[Slug, Endpoint] = Field(min_length=1)
-    generators: list[Generator] = Field(min_length=2)
-    judges: list[Judge] = Field(min_length=1, max_length=1)
+    generators: list[Generator] = Field(min_length=1)
+    judges: list[Judge] = Field(min_length=1)
     judging: Judging = Judging()
     pairs: Pairs = Pairs()
     fleet: Fleet = Fleet()
@@ -221,6 +255,27 @@ class Recipe(Section):
     def generator(self, name: str) -> Generator:
         """The generator of that name. Raises: KeyError."""
         return {generator.name: generator for generator in self.generators}[name]
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The generations that each prompt gets, as (generator, sample), in their order."""
+        return [(model.name, n) for model in self.generators for n in range(model.samples)]
+
+    @property
+    def judgements(self) -> int:
+        """The judgements that each prompt gets: by every judge, on every aspect, in each order."""
+        directions = 2 if self.judging.order == "both" else 1
+        return sum(len(judge.aspects) for judge in self.judges) * directions
+
+    def warnings(self) -> Iterator[str]:
+        """What is allowed and yet spoils data, one line each."""
+        generators = {model.model: model.name for model in self.generators}
+        for i, judge in enumerate(self.judges):
+            if judge.model in generators:
+                yield (
+                    f"judges[{i}].model: {judge.name} shares {judge.model} with generator "
+                    f"{generators[judge.model]}; judges favour texts of their own family"
+                )
 
     @property
     def queues(self) -> list[str]:
@@ -252,7 +307,7 @@ class Recipe(Section):
             ],
             "judging": self.judging.model_dump(mode="json", exclude_defaults=True),
             "templates": template_hash(),
-            "columns": self.source.columns.model_dump(mode="json"),
+            "columns": self.source.columns.model_dump(mode="json", exclude_none=True),
         }
 
     @property
@@ -270,6 +325,26 @@ class Recipe(Section):
             if model.endpoint not in self.endpoints:
                 known = ", ".join(self.endpoints)
                 raise ValueError(f"{key}.endpoint: {shown(model.endpoint)}; accepted: {known}")
+        for i, generator in enumerate(self.generators):
+            if generator.samples > 1 and generator.parameters.get("seed") is not None:
+                raise ValueError(
+                    f"generators[{i}].parameters.seed: {shown(generator.parameters['seed'])}; "
+                    "accepted with samples: none, as each sample is drawn with a seed of its own"
+                )
+        if len(self.slots) < 2:
+            raise ValueError(
+                "generators: 1 candidate; accepted: at least two, from generators or their samples"
+            )
+        if self.judging.quorum > len(self.judges):
+            raise ValueError(
+                f"judging.quorum: {self.judging.quorum}; accepted: 1 to the number of judges, "
+                f"{len(self.judges)}"
+            )
+        if self.judging.half_points and self.judging.score == "expectation":
+            raise ValueError(
+                "judging.score: 'expectation'; accepted with half_points: 'stated', as a half "
+                "point has more tokens than one"
+            )
         if self.fleet.window < self.fleet.batch_size:
             size = self.fleet.batch_size
             raise ValueError(
