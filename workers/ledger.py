@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, func, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -95,12 +95,17 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A pair with the prompt, generations and judgements that it came from."""
+    """A pair with the prompt, generations and judgements that it came from.
 
+    `key` is the prompt's, `recipe_hash` that of the recipe by which it was judged.
+    """
+
+    key: str
     prompt: Prompt
     pair: Pair
     generations: tuple[Generation, ...]
     judgements: tuple[Judgement, ...]
+    recipe_hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +254,7 @@ class Ledger:
         are not published yet.
         """
         now, ids = time.time(), [uuid.uuid4().hex for _ in range(-(-len(accepted) // batch_size))]
-        entries = [
+        entries: list[dict[str, Any]] = [
             {
                 "run": run,
                 "key": key,
@@ -262,9 +267,13 @@ class Ledger:
             }
             for number, (key, prompt) in enumerate(accepted.items())
         ]
+        places = {key: place for place, key in enumerate(accepted)}
         entries.sort(key=lambda entry: str(entry["key"]))
         insert = self._insert(prompts).on_conflict_do_nothing().returning(prompts.c.batch)
         with self._transaction() as connection:
+            first = _next_ordinal(connection, run)
+            for entry in entries:
+                entry["ordinal"] = first + places[str(entry["key"])]
             new = set(connection.scalars(insert, entries)) if entries else set()
             self._note_skips(connection, run, skips)
             _note_position(connection, run, source, position, schema)
@@ -407,7 +416,13 @@ class Ledger:
 
     def _enter_pairs(self, connection: Connection, run: str, outcomes: Iterable[Outcome]) -> None:
         entries = [
-            {"run": run, "key": outcome.key, "index": index, "row": _json(asdict(pair))}
+            {
+                "run": run,
+                "key": outcome.key,
+                "index": index,
+                "row": _json(asdict(pair)),
+                "tie": pair.tie,
+            }
             for outcome in outcomes
             for index, pair in enumerate(outcome.pairs)
         ]
@@ -482,7 +497,8 @@ class Ledger:
         with self._transaction(reading=True) as connection:
             states = connection.execute(by_state.group_by(prompts.c.state, prompts.c.reason)).all()
             skips = connection.execute(by_skip.group_by(skipped.c.reason)).all()
-            rows = connection.scalar(select(func.count()).where(pairs.c.run == run)) or 0
+            untied = and_(pairs.c.run == run, pairs.c.tie.is_(False))
+            rows = connection.scalar(select(func.count()).where(untied)) or 0
             spent = connection.execute(select(calls).where(calls.c.run == run)).mappings().all()
         reasons: dict[str, dict[str, int]] = defaultdict(dict)
         for state, reason, number in states:
@@ -517,22 +533,29 @@ class Ledger:
             after = found[-1]
 
     def pairs(self, run: str, *, page: int = 500) -> Iterator[Judged]:
-        """Every pair of a run in the order of their sequence, read page by page."""
+        """Every pair of a run, kept ties among them, in the order of their prompts' acceptance.
+
+        That order does not depend on which worker was faster. Read page by page.
+        """
         joined = pairs.join(
             prompts, and_(prompts.c.run == pairs.c.run, prompts.c.key == pairs.c.key)
         )
-        wanted = (prompts.c.input, prompts.c.generations, prompts.c.judgements)
-        query = select(pairs.c.sequence, pairs.c.row, *wanted).select_from(joined)
-        query = query.where(pairs.c.run == run).order_by(pairs.c.sequence).limit(page)
-        after = 0
+        names = ("key", "ordinal", "input", "generations", "judgements", "recipe_hash")
+        place = (prompts.c.ordinal, prompts.c.key, pairs.c.index)
+        query = select(pairs.c.row, pairs.c.index, *(prompts.c[name] for name in names))
+        query = query.select_from(joined).where(prompts.c.run == run).order_by(*place).limit(page)
+        after: Any = None
         while True:
+            rest = query
+            if after is not None:
+                rest = query.where(tuple_(*place) > (after.ordinal, after.key, after.index))
             with self._transaction(reading=True) as connection:
-                found = connection.execute(query.where(pairs.c.sequence > after)).all()
+                found = connection.execute(rest).all()
             for row in found:
                 yield _judged(row)
             if len(found) < page:
                 return
-            after = found[-1].sequence
+            after = found[-1]
 
 
 def sum_calls(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
@@ -641,7 +664,7 @@ def _exact(value: object) -> str:
 
 def _finish(connection: Connection, run: str, outcomes: Sequence[Outcome]) -> None:
     """End prompts, which the transaction holds."""
-    told = ("state", "reason", "detail", "generations", "judgements")
+    told = ("state", "reason", "detail", "generations", "judgements", "recipe_hash")
     ending = update(prompts).where(prompts.c.run == run, prompts.c.key == bindparam("of"))
     ending = ending.values(**{name: bindparam(name) for name in told}, finished_at=time.time())
     entries = [
@@ -652,6 +675,7 @@ def _finish(connection: Connection, run: str, outcomes: Sequence[Outcome]) -> No
             "detail": _detail(outcome.detail) or None,
             "generations": _json([generation_to_json(g) for g in outcome.generations]),
             "judgements": _json([judgement_to_json(j) for j in outcome.judgements]),
+            "recipe_hash": outcome.recipe_hash,
         }
         for outcome in outcomes
     ]
@@ -671,6 +695,13 @@ def _uncounted(outcome: Outcome, known: str | None) -> Outcome:
     return replace(outcome, generations=tuple(left))
 
 
+def _next_ordinal(connection: Connection, run: str) -> int:
+    """Where the next prompts of a run stand in its order; other producers wait."""
+    connection.execute(select(runs.c.name).where(runs.c.name == run).with_for_update())
+    last = connection.scalar(select(func.max(prompts.c.ordinal)).where(prompts.c.run == run))
+    return 0 if last is None else last + 1
+
+
 def _note_position(
     connection: Connection,
     run: str,
@@ -686,15 +717,18 @@ def _note_position(
 
 
 def _prompt(text: str) -> Prompt:
-    return Prompt(**json.loads(text))
+    data = json.loads(text)
+    return Prompt(**{**data, "messages": tuple(data.get("messages", ()))})
 
 
 def _judged(row: Any) -> Judged:
     return Judged(
+        key=row.key,
         prompt=_prompt(row.input),
         pair=Pair(**json.loads(row.row)),
         generations=tuple(generation_from_json(data) for data in json.loads(row.generations)),
         judgements=tuple(judgement_from_json(data) for data in json.loads(row.judgements)),
+        recipe_hash=row.recipe_hash or "",
     )
 
 
