@@ -144,16 +144,27 @@ def test_what_is_no_mapping_in_yaml_is_refused(
         ("argilla", {}, ["argilla: unknown key"]),
         ("hub", {"repo_id": "me/it"}, ["hub: unknown key"]),
         ("source.splt", "x", ["source.splt: unknown key", "hub, file, stdin, split"]),
-        ("source.columns.messages", "x", ["source.columns.messages: unknown", ": instruction"]),
+        ("source.columns.chat", "x", ["source.columns.chat: unknown", ": instruction, system"]),
+        ("source.columns.messages", "", ["source.columns.messages: ''", "at least 1"]),
         ("endpoints.here.api_key", SECRET, ["endpoints.here.api_key: unknown", "api_key_env"]),
-        ("generators.0.samples", 2, ["generators[0].samples: unknown key", "truncated"]),
-        ("generators.0.system_prompt", "x", ["generators[0].system_prompt: unknown key"]),
-        ("judges.0.weight", 1.0, ["judges[0].weight: unknown key", "aspects"]),
-        ("judging.quorum", 1, ["judging.quorum: unknown key", "accepted: order"]),
-        ("judging.order", "both", ["judging.order: 'both'", "'as-given' or 'shuffled'"]),
-        ("pairs.ties", "drop", ["pairs.ties: unknown key", "min_margin"]),
-        ("pairs.strategy", "all", ["pairs.strategy: 'all'", "'max-min'"]),
-        ("judges.0.aspects", ["honesty"], ["judges[0].aspects[0]: 'honesty'", "'overall-rating'"]),
+        ("generators.0.samples", 0, ["generators[0].samples: 0", "greater than or equal to 1"]),
+        ("generators.0.system_prompt", "", ["generators[0].system_prompt: ''", "at least 1"]),
+        ("judges.0.weight", 0, ["judges[0].weight: 0", "greater than 0"]),
+        ("judging.quorum", 2, ["judging.quorum: 2", "number of judges, 1"]),
+        ("judging.order", "all", ["judging.order: 'all'", "'as-given', 'shuffled' or 'both'"]),
+        ("judging.score", "mode", ["judging.score: 'mode'", "'stated' or 'expectation'"]),
+        ("judging", {"half_points": True, "score": "expectation"}, ["judging.score", "'stated'"]),
+        ("pairs.ties", "keep", ["pairs.ties: 'keep'", "'drop' or 'keep-labelled'"]),
+        ("pairs.strategy", "all", ["pairs.strategy: 'all'", "'max-min'", "'all-pairs'"]),
+        ("pairs.max_length_ratio", 0.5, ["pairs.max_length_ratio: 0.5", "greater than or equal"]),
+        ("pairs.near_identical", 1.5, ["pairs.near_identical: 1.5", "less than or equal to 1"]),
+        ("judges.0.aspects", ["style"], ["judges[0].aspects[0]: 'style'", "'overall-rating'"]),
+        ("judges.0.aspects", ["honesty"] * 2, ["judges[0].aspects", "each aspect once"]),
+        (
+            "generators.0",
+            {**BASE["generators"][0], "samples": 2, "parameters": {"seed": 7}},
+            ["generators[0].parameters.seed: 7", "a seed of its own"],
+        ),
         ("judges.0.aspects", [], ["judges[0].aspects: []", "at least 1"]),
         ("name", "Not A Slug", ["name: 'Not A Slug'", "a-z, 0-9 and -"]),
         ("name", "-x", ["name: '-x'", "not at either end"]),
@@ -170,9 +181,10 @@ def test_what_is_no_mapping_in_yaml_is_refused(
         ("source.hub", "a/b/c", ["source.hub: 'a/b/c'"]),
         ("source.limit", 0, ["source.limit: 0", "greater than or equal to 1"]),
         ("source.columns.instruction", "", ["source.columns.instruction: ''", "at least 1"]),
-        ("generators.1", GONE, ["generators: ", "at least 2"]),
+        ("generators.1", GONE, ["generators: 1 candidate", "at least two"]),
+        ("generators", [], ["generators: []", "at least 1"]),
         ("judges", [], ["judges: []", "at least 1"]),
-        ("judges.1", BASE["judges"][0], ["judges: ", "at most 1"]),
+        ("judges.1", BASE["judges"][0], ["judges[1].name: 'j'", "that no other has"]),
         ("generators.1.name", "a", ["generators[1].name: 'a'", "that no other has"]),
         ("judges.0.name", "a", ["judges[0].name: 'a'", "that no other has"]),
         (
@@ -355,8 +367,17 @@ def recipe_of(data: Mapping[str, Any]) -> Recipe:
         ("judges.0.name", "other"),
         ("judges.0.parameters", {"temperature": 0.1}),
         ("judges.0.structured", "text"),
+        ("judges.0.aspects", ["honesty", "helpfulness"]),
+        ("judges.0.weight", 0.5),
+        ("generators.0.samples", 2),
+        ("generators.0.system_prompt", "Be brief."),
         ("judging.order", "as-given"),
+        ("judging.order", "both"),
+        ("judging.half_points", True),
+        ("judging.score", "expectation"),
         ("source.columns.instruction", "question"),
+        ("source.columns.system_prompt", "system"),
+        ("source.columns.messages", "chat"),
     ],
 )
 def test_the_hash_changes_with_what_shapes_rows(path: str, value: object) -> None:
@@ -376,6 +397,8 @@ def test_the_hash_changes_with_what_shapes_rows(path: str, value: object) -> Non
         ("generators.0.endpoint", "there"),
         ("judges.0.max_concurrency", 3),
         ("pairs.min_margin", 1.0),
+        ("pairs.strategy", "all-pairs"),
+        ("pairs.ties", "keep-labelled"),
         ("fleet.batch_size", 1),
         ("fleet.window", 64),
         ("fleet.deadline", 5),
@@ -420,3 +443,23 @@ def test_a_generator_is_found_by_its_name() -> None:
     assert recipe.generator("b").model == "model-b"
     with pytest.raises(KeyError):
         recipe.generator("c")
+
+
+def test_one_generator_with_samples_makes_its_own_candidates() -> None:
+    data = with_value("generators.0.samples", 3)
+    recipe = recipe_of({**data, "generators": data["generators"][:1]})
+    assert recipe.slots == [("a", 0), ("a", 1), ("a", 2)]
+
+
+def test_every_judge_judges_every_aspect_in_every_order() -> None:
+    assert recipe_of(BASE).judgements == 1
+    data = with_value("judges.0.aspects", ["honesty", "helpfulness", "truthfulness"])
+    data = {**data, "judging": {"order": "both"}}
+    data["judges"].append({**BASE["judges"][0], "name": "second"})
+    assert recipe_of(data).judgements == (3 + 1) * 2
+
+
+def test_a_judge_that_is_a_generator_as_well_is_warned_of() -> None:
+    assert list(recipe_of(BASE).warnings()) == []
+    (told,) = recipe_of(with_value("judges.0.model", "model-b")).warnings()
+    assert told.startswith("judges[0].model: j shares model-b with generator b")
