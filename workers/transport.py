@@ -1,12 +1,14 @@
 """Kombu's Redis transport, with every popped message looked at before Celery takes it on trust.
 
-The one place that knows how kombu pops: its client's reply to BRPOP.
+The one place that knows how kombu pops: its client's reply to BRPOP; and what it does when a broker
+refused a command and its channel was closed.
 """
 
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from workers.guard import guarded
 
@@ -26,6 +28,16 @@ class Channel(kombu_redis.Channel):
                 return reply
 
         return Guarded
+
+    def _connparams(self, asynchronous: bool = False) -> Any:
+        """Where to connect to.
+
+        A closed channel that a producer still holds raises what makes kombu open a new one; as it
+        comes, it ends the process that publishes with an AttributeError.
+        """
+        if self.connection is None:
+            raise RedisConnectionError("the channel was closed")
+        return super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
 
 
 class Transport(kombu_redis.Transport):
