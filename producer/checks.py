@@ -37,6 +37,8 @@ def checks(recipe: Recipe, settings: Settings) -> Iterator[Finding]:
     for name, endpoint in recipe.endpoints.items():
         if name in used:
             yield _finding(f"endpoint {name}", _endpoint_check(name, endpoint))
+    for warning in recipe.warnings():
+        yield Finding("warning", True, warning)
     yield Finding("planned calls", True, _planned(recipe))
 
 
@@ -103,8 +105,9 @@ def _endpoint(name: str, endpoint: Endpoint) -> str:
 def _planned(recipe: Recipe) -> str:
     rows = row_count(recipe.source) if recipe.source.hub is None else None
     known = [number for number in (rows, recipe.source.limit) if number is not None]
-    each = f"{len(recipe.generators)} generations + 1 judgement a prompt"
+    calls = len(recipe.slots) + recipe.judgements
+    each = f"{len(recipe.slots)} generations + {recipe.judgements} judgements a prompt"
     if not known:
         return f"{each}; the number of prompts is not known"
     prompts = min(known)
-    return f"{each}; {prompts} prompts: {prompts * (len(recipe.generators) + 1)} calls"
+    return f"{each}; {prompts} prompts: {prompts * calls} calls"

@@ -102,6 +102,9 @@ def run(
         str, typer.Option(help="Share of failed prompts above which the exit code is 1.")
     ] = "50%",
     accept_changes: AcceptChanges = False,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Instead of the recipe's seed.")
+    ] = None,
     database: Database = None,
     log_format: Logging = LogFormat.text,
 ) -> None:
@@ -114,6 +117,8 @@ def run(
 
     share = _share(max_failed)
     settings, loaded = _begin(recipe, database, log_format)
+    if seed is not None:
+        loaded = loaded.model_copy(update={"seed": seed})
     started = time.monotonic()
     one = LocalRun(
         loaded,
@@ -172,6 +177,7 @@ def enqueue(
 ) -> None:
     """Accept prompts from the source and publish them, never more than the window."""
     from producer.feed import Feed
+    from producer.rebuild import warnings
     from workers.app import make_app
     from workers.ledger import Ledger
 
@@ -179,6 +185,8 @@ def enqueue(
     broker_url = settings.require_broker()
     ledger = Ledger(settings.require_database())
     ledger.open_run(loaded.name, loaded.hash, loaded.fingerprint(), accept_changes=accept_changes)
+    for warning in warnings(ledger, loaded):
+        err.print(f"warning: {warning}", markup=False)
     before = ledger.accepted(loaded.name)
     celery_app = make_app(broker_url, settings.visibility_timeout)
     feed = Feed(celery_app, ledger, loaded, follow=follow, on_skip=_show_skip)
@@ -250,12 +258,12 @@ def status(
     while True:
         counts = ledger.counts(loaded.name)
         if as_json:
-            sys.stdout.write(dumped(loaded.name, counts) + "\n")
+            sys.stdout.write(dumped(loaded, counts) + "\n")
             sys.stdout.flush()
         else:
             if watch and out.is_terminal:
                 out.clear()
-            _print_lines(lines(loaded.name, counts, obstacles(ledger, loaded, broker_url)))
+            _print_lines(lines(loaded, counts, obstacles(ledger, loaded, broker_url)))
         if not watch:
             return
         time.sleep(2.0)
@@ -355,6 +363,34 @@ def export(
 
 
 @app.command()
+def rebuild(
+    recipe: RecipeArgument = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Write without asking.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what changes.")] = False,
+    database: Database = None,
+    log_format: Logging = LogFormat.text,
+) -> None:
+    """Pairs again from stored judgements, by the recipe's `pairs`. No LLM is called.
+
+    Shows the difference first. On a terminal it asks before it writes.
+    """
+    from producer import rebuild as again
+    from workers.ledger import Ledger
+
+    settings, loaded = _begin(recipe, database, log_format)
+    ledger = Ledger(settings.require_database(), must_exist=True)
+    again.check(ledger, loaded)
+    found = again.difference(ledger, loaded)
+    _print_lines(found.lines())
+    if dry_run:
+        return
+    if found.changed and not yes and sys.stdin.isatty():
+        typer.confirm("Write this?", abort=True)
+    done = again.rebuild(ledger, loaded)
+    out.print(f"pairs of {done} prompts were made again", markup=False)
+
+
+@app.command()
 def check(
     recipe: RecipeArgument = None,
     worker: Annotated[
@@ -437,8 +473,11 @@ def _share(text: str) -> float:
 def _threads(recipe: "Recipe", name: str) -> int:
     """Enough batches to keep a model's slots busy while long calls hold some batches back."""
     caps = {f"generate.{model.name}": recipe.cap(model) for model in recipe.generators}
-    caps["judge"] = recipe.cap(recipe.judges[0])
-    return -(-3 * caps[name] // recipe.fleet.batch_size) if name in caps else 4
+    caps["judge"] = sum(recipe.cap(judge) for judge in recipe.judges)
+    # One prompt keeps so many calls of this queue going at once.
+    each = {f"generate.{model.name}": model.samples for model in recipe.generators}
+    each["judge"] = recipe.judgements
+    return -(-3 * caps[name] // (each[name] * recipe.fleet.batch_size)) if name in caps else 4
 
 
 def _celery(arguments: list[str], settings: "Settings") -> None:
@@ -528,7 +567,7 @@ def _summary(
     from producer.status import lines
     from workers.rows import default_row
 
-    _print_lines([*lines(recipe.name, counts), f"in {elapsed_s:.0f} s"])
+    _print_lines([*lines(recipe, counts), f"in {elapsed_s:.0f} s"])
     judged = next(iter(ledger.pairs(recipe.name, page=1)), None)
     if judged is None:
         out.print(f"\nno pairs, so {folder / 'dataset'} holds its README alone", markup=False)

@@ -24,6 +24,7 @@ from producer.guards import deaf, locked, signals
 from producer.model_server import start_model_server
 from producer.progress import Display, stages
 from producer.prompts import BadRow
+from producer.rebuild import warnings
 from producer.sources import row_count
 from producer.valkey import start_valkey
 from workers.app import make_app
@@ -102,6 +103,8 @@ class LocalRun:
                     fingerprint,
                     accept_changes=self.accept_changes,
                 )
+                for warning in warnings(ledger, self.recipe):
+                    self.say(f"warning: {warning}")
                 if ledger.paused(self.recipe.name):
                     raise ConfigurationError(
                         f"run {self.recipe.name!r} is paused; accepted: `prefmill resume` first, "

@@ -10,10 +10,14 @@ from workers.ledger import Counts, Ledger
 from workers.recipe import Recipe
 
 
-def as_json(run: str, counts: Counts) -> dict[str, Any]:
-    """The contract's `status --json`; accepted = in_flight + paired + rejected + failed, always."""
+def as_json(recipe: Recipe, counts: Counts) -> dict[str, Any]:
+    """The contract's `status --json`; accepted = in_flight + paired + rejected + failed, always.
+
+    `judging` comes on top: of each judge the replies that did not keep its contract, the pairs of
+    texts that it compared in both orders, and those where its preference flipped with the order.
+    """
     return {
-        "run": run,
+        "run": recipe.name,
         "accepted": counts.accepted,
         "in_flight": counts.in_flight,
         "paired": counts.paired,
@@ -22,13 +26,20 @@ def as_json(run: str, counts: Counts) -> dict[str, Any]:
         "skipped": dict(counts.skipped),
         "rows": counts.rows,
         "calls": {name: dict(numbers) for name, numbers in counts.calls.items()},
+        "judging": judging(recipe, counts),
         "deliveries": {},
     }
 
 
-def dumped(run: str, counts: Counts) -> str:
+def dumped(recipe: Recipe, counts: Counts) -> str:
     """`as_json` as text."""
-    return json.dumps(as_json(run, counts), indent=2)
+    return json.dumps(as_json(recipe, counts), indent=2)
+
+
+def judging(recipe: Recipe, counts: Counts) -> dict[str, dict[str, int]]:
+    """What there is to say of each judge that was asked."""
+    names = [judge.name for judge in recipe.judges]
+    return {name: dict(counts.judging[name]) for name in names if name in counts.judging}
 
 
 def obstacles(ledger: Ledger, recipe: Recipe, broker_url: str | None) -> list[str]:
@@ -42,10 +53,10 @@ def obstacles(ledger: Ledger, recipe: Recipe, broker_url: str | None) -> list[st
         return [*found, str(exc)]
 
 
-def lines(run: str, counts: Counts, stopped_by: Sequence[str] = ()) -> list[str]:
+def lines(recipe: Recipe, counts: Counts, stopped_by: Sequence[str] = ()) -> list[str]:
     """The same for people, with what stands in the way."""
     facts = [
-        ("run", run),
+        ("run", recipe.name),
         ("accepted", str(counts.accepted)),
         ("in flight", str(counts.in_flight)),
         ("paired", f"{counts.paired}  ({counts.rows} rows)"),
@@ -55,6 +66,7 @@ def lines(run: str, counts: Counts, stopped_by: Sequence[str] = ()) -> list[str]
     if counts.skipped:
         facts.append(("skipped rows", _reasons(counts.skipped)))
     facts += [(f"calls {name}", _calls(calls)) for name, calls in counts.calls.items()]
+    facts += [(f"judge {name}", _judged(of)) for name, of in judging(recipe, counts).items()]
     facts += [("stopped", what) for what in stopped_by]
     width = max(len(name) for name, _ in facts)
     return [f"{name:<{width}}  {value}" for name, value in facts]
@@ -64,6 +76,17 @@ def _reasons(reasons: Mapping[str, int]) -> str:
     parts = ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items()))
     total = str(sum(reasons.values()))
     return f"{total}  ({parts})" if parts else total
+
+
+def _judged(counts: Mapping[str, int]) -> str:
+    said = f"{counts['unparsable']} replies that did not keep the contract"
+    if not counts["compared"]:
+        return said
+    share = counts["flipped"] / counts["compared"]
+    return (
+        f"{said}; {counts['flipped']} flips of preference in {counts['compared']} pairs of texts "
+        f"that it saw in both orders ({share:.0%})"
+    )
 
 
 def _calls(calls: Mapping[str, int]) -> str:

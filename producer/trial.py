@@ -7,6 +7,7 @@ from workers import steps
 from workers.admission import Unlimited
 from workers.calls import Calls
 from workers.grouping import group_columns, usable
+from workers.outcomes import conclude
 from workers.pairing import worth_judging
 from workers.recipe import Recipe
 from workers.records import Generation, Judgement, Prompt
@@ -25,18 +26,20 @@ def trial(recipe: Recipe, instruction: str) -> Iterator[Step]:
     key = prompt.key(recipe.name)
     calls = Calls(recipe, api_keys(recipe), Unlimited())
     try:
-        generations = []
+        generations: list[Generation] = []
         for generator in recipe.generators:
-            made = calls.run(steps.generate(calls, generator, {key: prompt}))[key]
-            generations.append(made)
-            yield f"generate {generator.name}", _plain(made)
+            for made in calls.run(steps.generate(calls, recipe, generator, {key: prompt}))[key]:
+                generations.append(made)
+                sample = f" {made.sample + 1}" if generator.samples > 1 else ""
+                yield f"generate {generator.name}{sample}", _plain(made)
         yield "group", _grouped(generations)
         judged = calls.run(steps.judge(calls, recipe, {key: prompt}, {key: generations}))
         for judgement in judged.get(key, []):
-            yield f"judge {judgement.judge}", _plain(judgement)
+            direction = ", backward" if judgement.backward else ""
+            yield f"judge {judgement.judge}: {judgement.aspect}{direction}", _plain(judgement)
         if not worth_judging(usable(generations)):
             yield "judge", "not asked: fewer than two different texts"
-        outcome = steps.conclude(recipe, {key: generations}, judged)[0]
+        outcome = conclude(recipe, {key: generations}, judged)[0]
         yield (
             "outcome",
             {"state": outcome.state, "reason": outcome.reason, "detail": outcome.detail},

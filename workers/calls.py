@@ -60,8 +60,8 @@ class Calls:
         """`keys` holds each endpoint's key by endpoint name."""
         self._recipe, self._keys, self.admission = recipe, keys, admission
         self._clients: dict[str, httpx.AsyncClient] = {}
-        #: Judges whose endpoint does not take a schema.
-        self.text_only: set[str] = set()
+        #: Optional request fields that a model's endpoint was found not to take, by model's name.
+        self.refused: dict[str, frozenset[str]] = {}
         self._running: set[Future[Any]] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._loop = _new_loop()
@@ -120,7 +120,7 @@ class Calls:
         `request` is the request's body but for what the recipe adds; `key` is the prompt it belongs
         to. Raises: CallEnded; HandedBack; BrokerError if nobody can be let in.
         """
-        body = {"model": model.model, **request, **model.parameters}
+        body = _body(model, request)
         asked = _Asked(model, body, key, address_of(model, request))
         try:
             async for attempt in stamina.retry_context(
@@ -218,8 +218,14 @@ class _Asked:
 
 def address_of(model: Model, request: Mapping[str, Any]) -> str:
     """SHA-256 of a request as it is sent, and of who asks: equal requests have one answer."""
-    body = {"model": model.model, **request, **model.parameters}
+    body = _body(model, request)
     return sha256(canonical_json([model.name, body]))
+
+
+def _body(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request as it is sent. A parameter that is null is one that is not to be sent."""
+    body = {"model": model.model, **request, **model.parameters}
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -240,7 +246,7 @@ def _wait_after(exc: Exception) -> bool | float:
 
 
 def _usage(completion: Completion, retries: int, *, cached: bool = False) -> Usage:
-    return Usage(retries, cached, completion.input_tokens, completion.output_tokens)
+    return Usage(retries, int(cached), completion.input_tokens, completion.output_tokens)
 
 
 def _plain(completion: Completion) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import email.utils
 import json
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,15 +56,24 @@ _BY_STATUS = {401: "unauthorized", 402: "payment_required", 403: "unauthorized",
 _RETRIABLE_STATUS = frozenset({408, 409, 425})
 
 
+#: A token of a reply, and its likeliest alternatives with their natural logarithms of probability;
+#: they are kept of tokens with a digit, which may be ratings.
+Token = tuple[str, Mapping[str, float]]
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What an endpoint answered: never empty, with what it says it cost in tokens."""
+    """What an endpoint answered: never empty, with what it says it cost in tokens.
+
+    `tokens` are there if they were asked for and the endpoint tells them.
+    """
 
     text: str
     finish_reason: str | None
     model: str | None
     input_tokens: int
     output_tokens: int
+    tokens: Sequence[Token] | None = None
 
 
 class Transport(AiohttpTransport):
@@ -241,7 +250,26 @@ def _read(raw: bytes) -> Completion:
         model=whole_characters(model) if isinstance(model, str) else None,
         input_tokens=_tokens(usage, "prompt_tokens"),
         output_tokens=_tokens(usage, "completion_tokens"),
+        tokens=_logprobs(choice.get("logprobs")),
     )
+
+
+def _logprobs(logprobs: object) -> list[Token] | None:
+    """The reply's tokens as OpenAI lists them; None if any of it is of another form."""
+    if not isinstance(logprobs, dict):
+        return None
+    try:
+        return [
+            (
+                str(token["token"]),
+                {str(top["token"]): float(top["logprob"]) for top in token["top_logprobs"]}
+                if any(letter.isdigit() for letter in token["token"])
+                else {},
+            )
+            for token in logprobs["content"]
+        ]
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _tokens(usage: object, name: str) -> int:

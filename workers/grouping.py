@@ -7,7 +7,7 @@ the columns, are errors, because a shifted list would pair texts with the wrong 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from workers.records import Generation
+from workers.records import Generation, Slot
 
 
 def group_columns(
@@ -44,17 +44,17 @@ def _merged(
 
 
 def by_prompt(
-    generations: Iterable[tuple[str, Generation]], slots: Sequence[str], keys: Iterable[str]
+    generations: Iterable[tuple[str, Generation]], slots: Sequence[Slot], keys: Iterable[str]
 ) -> dict[str, tuple[Generation, ...]]:
     """Each prompt's generations, exactly one a slot and in the order of `slots`.
 
     `generations` are (prompt key, generation) in any order; of a slot that was delivered twice the
     first one counts. Prompts that lack a slot are left out: their batch was not joined whole.
     """
-    held: dict[str, dict[str, Generation]] = {key: {} for key in keys}
+    held: dict[str, dict[Slot, Generation]] = {key: {} for key in keys}
     for key, generation in generations:
         if key in held:
-            held[key].setdefault(generation.generator, generation)
+            held[key].setdefault(generation.slot, generation)
     return {
         key: tuple(of_prompt[slot] for slot in slots)
         for key, of_prompt in held.items()

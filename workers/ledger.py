@@ -16,16 +16,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, func, or_, select, tuple_, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from workers.errors import ConfigurationError, LedgerError
+from workers.judging import flips
 from workers.records import (
     FAILED,
     IN_FLIGHT,
     PAIRED,
     REJECTED,
+    UNPARSABLE,
     Generation,
     Judgement,
     Outcome,
@@ -54,8 +56,15 @@ LOST = "lost"
 POISON = "poison"
 CALL_COUNTS = ("ok", "retried", "failed", "cached", "input_tokens", "output_tokens")
 
+#: Of a judge: replies that did not keep the contract; pairs of texts that it compared in both
+#: orders; those of them where its preference flipped.
+JUDGE_COUNTS = ("unparsable", "compared", "flipped")
+
 #: Values that one statement names at most; SQLite takes 32,766.
 VARIABLES = 10_000
+
+#: What a prompt's outcome was made from.
+_MADE = (prompts.c.generations, prompts.c.judgements)
 
 #: A detail is for people; longer ones are cut.
 DETAIL_CHARACTERS = 2000
@@ -81,6 +90,8 @@ class Counts:
     skipped: Mapping[str, int] = field(default_factory=dict)
     rows: int = 0
     calls: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    #: By model's name `JUDGE_COUNTS`; all 0 for a generator.
+    judging: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def finished(self) -> int:
@@ -109,12 +120,26 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Concluded:
+    """A prompt that was judged: how it ended, with which pairs, made from what."""
+
+    key: str
+    state: str
+    reason: str | None
+    pairs: tuple[Pair, ...]
+    generations: tuple[Generation, ...]
+    judgements: tuple[Judgement, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """The prompts of a batch that still want work, by key."""
 
     prompts: Mapping[str, Prompt]
     #: Generations that a prompt had when it failed, before someone had it tried again.
     known: Mapping[str, tuple[Generation, ...]]
+    #: Judgements that it had then, by the same recipe.
+    judged: Mapping[str, tuple[Judgement, ...]]
     #: The most often that work on one of them began.
     attempt: int = 0
     #: Whether a worker died while it worked on one of them.
@@ -335,14 +360,16 @@ class Ledger:
 
     # -- work ----------------------------------------------------------------------------------
 
-    def start(self, run: str, batch: str, *, attempt: bool = False) -> Work:
+    def start(self, run: str, batch: str, recipe_hash: str = "", *, attempt: bool = False) -> Work:
         """The prompts of a batch that still want work; none if the batch is stale.
 
-        With `attempt` this is where work begins: it counts once for each publication.
+        `recipe_hash` is that of the recipe by which they are worked on. With `attempt` this is
+        where work begins: it counts once for each publication.
         """
         mine = and_(_waiting(run), prompts.c.batch == batch)
-        names = ("key", "input", "begun", "attempt", "dead_worker", "generations")
-        query = select(*(prompts.c[name] for name in names)).where(mine)
+        names = ("key", "input", "begun", "attempt", "dead_worker", "recipe_hash")
+        wanted = (*(prompts.c[name] for name in names), *_MADE)
+        query = select(*wanted).where(mine)
         with self._transaction(reading=True) as connection:
             found = connection.execute(query.order_by(prompts.c.key)).all()
         fresh = {row.key for row in found if attempt and not row.begun}
@@ -357,6 +384,11 @@ class Ledger:
         return Work(
             prompts={row.key: _prompt(row.input) for row in found},
             known={row.key: _generations(row.generations) for row in found if row.generations},
+            judged={
+                row.key: _judgements(row.judgements)
+                for row in found
+                if row.judgements and row.recipe_hash == recipe_hash
+            },
             attempt=max((row.attempt + (row.key in fresh) for row in found), default=0),
             suspect=any(row.dead_worker is not None for row in found),
         )
@@ -405,7 +437,7 @@ class Ledger:
             first.setdefault(outcome.key, outcome)
         with self._transaction() as connection:
             held = _hold_keys(connection, run, list(first))
-            known = {row.key: row.generations for row in held if row.batch == batch}
+            known = {row.key: row for row in held if row.batch == batch}
             new = [outcome for key, outcome in first.items() if key in known]
             if new:
                 _finish(connection, run, new)
@@ -432,7 +464,7 @@ class Ledger:
     def _enter_calls(self, connection: Connection, run: str, outcomes: Iterable[Outcome]) -> None:
         for name, counts in sorted(sum_calls(outcomes).items()):
             insert = self._insert(calls).values({"run": run, "name": name, **counts})
-            grown = {count: calls.c[count] + insert.excluded[count] for count in CALL_COUNTS}
+            grown = {count: calls.c[count] + insert.excluded[count] for count in counts}
             connection.execute(
                 insert.on_conflict_do_update(index_elements=["run", "name"], set_=grown)
             )
@@ -461,11 +493,11 @@ class Ledger:
     def retry(self, run: str, limit: int) -> list[str]:
         """Put up to `limit` failed prompts, oldest first, back in flight; returns their keys.
 
-        They begin anew, but for the generations they had.
+        They begin anew, but for the generations and judgements they had.
         """
         failed = and_(prompts.c.run == run, prompts.c.state == FAILED)
         cleared = ("reason", "detail", "finished_at", "batch", "published_at", "dead_worker")
-        change: dict[str, Any] = dict.fromkeys((*cleared, "judgements"))
+        change: dict[str, Any] = dict.fromkeys(cleared)
         change |= {"state": IN_FLIGHT, "attempt": 0, "begun": False}
         with self._transaction() as connection:
             query = select(prompts.c.key).where(failed)
@@ -475,6 +507,60 @@ class Ledger:
                 these = _these(run, keys[start : start + VARIABLES])
                 connection.execute(update(prompts).where(these).values(change))
         return keys
+
+    # -- pairs under another policy ------------------------------------------------------------
+
+    def concluded(self, run: str, *, page: int = 200) -> Iterator[Concluded]:
+        """Every paired or rejected prompt of a run, in the order of acceptance, page by page."""
+        place = (prompts.c.ordinal, prompts.c.key)
+        names = ("key", "ordinal", "state", "reason")
+        query = select(*(prompts.c[name] for name in names), *_MADE)
+        judged = and_(prompts.c.run == run, prompts.c.state.in_((PAIRED, REJECTED)))
+        query = query.where(judged).order_by(*place).limit(page)
+        after: Any = None
+        while True:
+            rest = query
+            if after is not None:
+                rest = query.where(tuple_(*place) > (after.ordinal, after.key))
+            with self._transaction(reading=True) as connection:
+                found = connection.execute(rest).all()
+                made = _pairs_of(connection, run, [row.key for row in found])
+            for row in found:
+                yield Concluded(
+                    row.key,
+                    row.state,
+                    row.reason,
+                    tuple(made[row.key]),
+                    _generations(row.generations),
+                    _judgements(row.judgements),
+                )
+            if len(found) < page:
+                return
+            after = found[-1]
+
+    def replace_pairs(self, run: str, outcomes: Sequence[Outcome]) -> None:
+        """Give paired and rejected prompts these ends and pairs instead of those they have."""
+        ended = (PAIRED, REJECTED)
+        of = {outcome.key: outcome for outcome in outcomes if outcome.state in ended}
+        with self._transaction() as connection:
+            held = _hold(connection, _these(run, sorted(of)))
+            new = [of[row.key] for row in held if row.state in ended]
+            for outcome in new:
+                change = {"state": outcome.state, "reason": outcome.reason}
+                mine = and_(pairs.c.run == run, pairs.c.key == outcome.key)
+                connection.execute(update(prompts).where(_is(run, outcome.key)).values(change))
+                connection.execute(delete(pairs).where(mine))
+            self._enter_pairs(connection, run, new)
+
+    def pair_policy(self, run: str) -> str | None:
+        """The pair policy that a run's pairs were made by, as it was noted; None if none was."""
+        with self._transaction(reading=True) as connection:
+            return connection.scalar(select(runs.c.pairs).where(runs.c.name == run))
+
+    def note_pair_policy(self, run: str, policy: str) -> None:
+        """Note the pair policy that a run's pairs are made by."""
+        with self._transaction() as connection:
+            connection.execute(update(runs).where(runs.c.name == run).values(pairs=policy))
 
     # -- what people ask -----------------------------------------------------------------------
 
@@ -511,6 +597,7 @@ class Ledger:
             skipped=dict(skips),
             rows=rows,
             calls={row["name"]: {count: row[count] for count in CALL_COUNTS} for row in spent},
+            judging={row["name"]: {count: row[count] for count in JUDGE_COUNTS} for row in spent},
         )
 
     def failures(self, run: str, *, page: int = 500) -> Iterator[Failure]:
@@ -561,21 +648,32 @@ class Ledger:
 def sum_calls(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
     """What the calls behind some outcomes cost, by generator's or judge's name.
 
-    `ok` counts calls with a usable answer, `failed` those without; `cached` are the answers among
-    them that were found in the cache when they were needed (paid once and counted once), `retried`
-    the attempts after the first.
+    `ok` counts calls with a usable answer, `failed` those without, replies that did not keep the
+    judge's contract among them; `cached` are the answers among them that were found in the cache
+    when they were needed (paid once and counted once), `retried` the attempts after the first.
+    `JUDGE_COUNTS` beside them.
     """
-    total: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(CALL_COUNTS, 0))
+    names = (*CALL_COUNTS, *JUDGE_COUNTS)
+    total: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(names, 0))
     for outcome in outcomes:
         for generation in outcome.generations:
-            _add(total[generation.generator], generation.usage, generation.usable)
+            counts = total[generation.generator]
+            counts["ok" if generation.usable else "failed"] += 1
+            _add(counts, generation.usage)
         for judgement in outcome.judgements:
-            _add(total[judgement.judge], judgement.usage, judgement.reason is None)
+            counts = total[judgement.judge]
+            counts["ok"] += judgement.reason is None
+            counts["failed"] += judgement.reason not in (None, UNPARSABLE)
+            counts["failed"] += judgement.unparsable
+            counts["unparsable"] += judgement.unparsable
+            _add(counts, judgement.usage)
+        for judge, (flipped, compared) in flips(outcome.judgements).items():
+            total[judge]["flipped"] += flipped
+            total[judge]["compared"] += compared
     return dict(total)
 
 
-def _add(counts: dict[str, int], usage: Usage, usable: bool) -> None:
-    counts["ok" if usable else "failed"] += 1
+def _add(counts: dict[str, int], usage: Usage) -> None:
     counts["retried"] += usage.retries
     counts["cached"] += usage.cached
     counts["input_tokens"] += usage.input_tokens
@@ -586,6 +684,16 @@ def _later(row: Any) -> Any:
     """Prompts that come after this one by time and key."""
     same = and_(prompts.c.finished_at == row.finished_at, prompts.c.key > row.key)
     return or_(prompts.c.finished_at > row.finished_at, same)
+
+
+def _pairs_of(connection: Connection, run: str, keys: Sequence[str]) -> dict[str, list[Pair]]:
+    """The pairs of these prompts, by key, in their order."""
+    found: dict[str, list[Pair]] = defaultdict(list)
+    mine = and_(pairs.c.run == run, pairs.c.key.in_(keys))
+    query = select(pairs.c.key, pairs.c.row).where(mine).order_by(pairs.c.key, pairs.c.index)
+    for row in connection.execute(query):
+        found[row.key].append(Pair(**json.loads(row.row)))
+    return found
 
 
 def _is(run: str, key: str) -> Any:
@@ -602,7 +710,7 @@ def _hold(connection: Connection, chosen: Any) -> Sequence[Any]:
     Always in the order of their keys: two transactions must not wait for each other.
     """
     wanted = ("key", "state", "batch", "attempt", "detail", "accepted_at")
-    query = select(*(prompts.c[name] for name in wanted), prompts.c.generations).where(chosen)
+    query = select(*(prompts.c[name] for name in wanted), *_MADE).where(chosen)
     return connection.execute(query.order_by(prompts.c.key).with_for_update()).all()
 
 
@@ -640,6 +748,10 @@ def _detail(text: str) -> str:
 
 def _generations(text: str | None) -> tuple[Generation, ...]:
     return tuple(generation_from_json(data) for data in json.loads(text or "[]"))
+
+
+def _judgements(text: str | None) -> tuple[Judgement, ...]:
+    return tuple(judgement_from_json(data) for data in json.loads(text or "[]"))
 
 
 def _waiting(run: str) -> Any:
@@ -682,17 +794,34 @@ def _finish(connection: Connection, run: str, outcomes: Sequence[Outcome]) -> No
     connection.execute(ending, entries)
 
 
-def _uncounted(outcome: Outcome, known: str | None) -> Outcome:
-    """The outcome without the answers that were counted when its prompt failed before."""
-    if known is None:
+def _uncounted(outcome: Outcome, known: Any) -> Outcome:
+    """The outcome without the answers that were counted when its prompt failed before.
+
+    `known` is the prompt's row as it was until now.
+    """
+    if known.generations is None:
         return outcome
-    before = {(made.generator, made.text) for made in _generations(known) if made.usable}
-    left = (
-        made
-        for made in outcome.generations
-        if not (made.usage.cached and (made.generator, made.text) in before)
+    texts = {(made.slot, made.text) for made in _generations(known.generations) if made.usable}
+    ratings = {
+        (made.judge, made.aspect, made.order, made.ratings)
+        for made in _judgements(known.judgements)
+        if made.reason is None
+    }
+    return replace(
+        outcome,
+        generations=tuple(
+            made
+            for made in outcome.generations
+            if not (made.usage.cached and (made.slot, made.text) in texts)
+        ),
+        judgements=tuple(
+            made
+            for made in outcome.judgements
+            if not (
+                made.usage.cached and (made.judge, made.aspect, made.order, made.ratings) in ratings
+            )
+        ),
     )
-    return replace(outcome, generations=tuple(left))
 
 
 def _next_ordinal(connection: Connection, run: str) -> int:
@@ -726,8 +855,8 @@ def _judged(row: Any) -> Judged:
         key=row.key,
         prompt=_prompt(row.input),
         pair=Pair(**json.loads(row.row)),
-        generations=tuple(generation_from_json(data) for data in json.loads(row.generations)),
-        judgements=tuple(judgement_from_json(data) for data in json.loads(row.judgements)),
+        generations=_generations(row.generations),
+        judgements=_judgements(row.judgements),
         recipe_hash=row.recipe_hash or "",
     )
 

@@ -17,6 +17,9 @@ FAILED = "failed"
 IN_FLIGHT = "in_flight"
 STATES = (IN_FLIGHT, PAIRED, REJECTED, FAILED)
 
+#: Why a judgement failed whose replies, asked for again and again, never kept the contract.
+UNPARSABLE = "unparsable_judgement"
+
 
 Message = Mapping[str, str]
 
@@ -217,6 +220,11 @@ def whole_characters(text: str) -> str:
 def sha256(text: str) -> str:
     """SHA-256 of the UTF-8 text, in hex. Lone surrogates count as themselves."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def derived_seed(*parts: object) -> int:
+    """A seed from 0 to 2**31 - 1 that these parts alone decide, for a call's request."""
+    return int(sha256(canonical_json(parts))[:8], 16) >> 1
 
 
 def generation_to_json(generation: Generation) -> dict[str, Any]:

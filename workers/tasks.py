@@ -32,10 +32,12 @@ from workers.grouping import by_prompt
 from workers.ledger import Work
 from workers.liveness import Death
 from workers.messages import GENERATE, GROUP, JUDGE, RECONCILE, SET_ASIDE, SINK, Batch, queue
+from workers.outcomes import conclude
 from workers.quarantine import Quarantine
 from workers.reconciler import interval_s, look_after
 from workers.records import (
     Generation,
+    Judgement,
     Prompt,
     generation_from_json,
     generation_to_json,
@@ -70,6 +72,7 @@ class Step:
     batch: Batch
     prompts: Mapping[str, Prompt]
     known: Mapping[str, tuple[Generation, ...]]
+    judged: Mapping[str, tuple[Judgement, ...]]
 
 
 @contextmanager
@@ -86,7 +89,7 @@ def _step(task: Task, message: dict[str, str], *, attempt: bool = False) -> Iter
                 _account_for(death, mill, batch)
                 # What is left of it comes again, and meets its new place in the quarantine.
                 raise HandedBack("a worker died on it")
-            yield Step(mill, batch, work.prompts, work.known)
+            yield Step(mill, batch, work.prompts, work.known, work.judged)
 
 
 @contextmanager
@@ -118,11 +121,7 @@ def _wanted(mill: Worker, batch: Batch, *, attempt: bool) -> Work:
     Raises: Ignore if there are none; _Later if the batch is for another recipe's worker.
     """
     ours = batch.recipe_hash == mill.recipe.hash
-    work = mill.ledger.start(
-        batch.run,
-        batch.id,
-        attempt=attempt and ours,
-    )
+    work = mill.ledger.start(batch.run, batch.id, batch.recipe_hash, attempt=attempt and ours)
     if not work.prompts:
         raise Ignore
     if not ours:
@@ -165,9 +164,9 @@ def generate(self: Task, message: dict[str, str], generator: str) -> dict[str, A
     """Answer a batch's prompts with one model; failures are data."""
     with _step(self, message, attempt=True) as step:
         model = step.mill.recipe.generator(generator)
-        work = steps.generate(step.mill.calls, model, step.prompts, step.known)
+        work = steps.generate(step.mill.calls, step.mill.recipe, model, step.prompts, step.known)
         done = step.mill.calls.run(work, timeout_s=TASK_BUDGET_S)
-        return {key: generation_to_json(generation) for key, generation in done.items()}
+        return {key: [generation_to_json(g) for g in made] for key, made in done.items()}
 
 
 @app.task(name=GROUP, bind=True)  # type: ignore[untyped-decorator]
@@ -177,10 +176,12 @@ def group(
     """Join what the models answered: each prompt with exactly one generation a slot."""
     with _step(self, message) as step:
         arrived = [
-            (key, generation_from_json(data)) for header in headers for key, data in header.items()
+            (key, generation_from_json(data))
+            for header in headers
+            for key, made in header.items()
+            for data in made
         ]
-        slots = [generator.name for generator in step.mill.recipe.generators]
-        joined = by_prompt(arrived, slots, step.prompts)
+        joined = by_prompt(arrived, step.mill.recipe.slots, step.prompts)
         if len(joined) < len(step.prompts):
             extra = {"batch": step.batch.id, "of": len(step.prompts)}
             log.warning("group.incomplete", extra=extra)
@@ -194,7 +195,9 @@ def judge(self: Task, grouped: dict[str, list[Any]], message: dict[str, str]) ->
         generations = {
             key: [generation_from_json(g) for g in data] for key, data in grouped.items()
         }
-        work = steps.judge(step.mill.calls, step.mill.recipe, step.prompts, generations)
+        work = steps.judge(
+            step.mill.calls, step.mill.recipe, step.prompts, generations, step.judged
+        )
         done = step.mill.calls.run(work, timeout_s=TASK_BUDGET_S)
         judged = {
             key: [judgement_to_json(j) for j in judgements] for key, judgements in done.items()
@@ -207,7 +210,7 @@ def sink(self: Task, judged: dict[str, Any], message: dict[str, str]) -> None:
     """Enter outcomes and rows into the ledger, then forget the answers they came from."""
     with _step(self, message) as step:
         mill, batch = step.mill, step.batch
-        outcomes = steps.conclude(
+        outcomes = conclude(
             mill.recipe,
             {k: [generation_from_json(g) for g in v] for k, v in judged["generations"].items()},
             {k: [judgement_from_json(j) for j in v] for k, v in judged["judgements"].items()},
