@@ -2,8 +2,10 @@
 
 Each model has its own slots, like an inference server; who finds none free waits in order, and a
 client that goes away frees its slot or its place. Latency and text depend only on the request's
-body and the seed. Judge faults are drawn from the judged instruction, so that a repeated call
-meets the same fault. Rules (`POST /script`) put any reply, or none, in the way of chosen requests.
+body and the seed. Judges rate by the request (`--judge by-request`), or always favour the text that
+they are shown first (`first`), or know one true rating for each text (`true`). Judge faults are
+drawn from the judged instruction, so that a repeated call meets the same fault. Rules (`POST
+/script`) put any reply, or none, in the way of chosen requests.
 
 It counts what the promises are about: `repeated_answered` is the number of requests whose very
 body had been answered completely, with status 200, before they arrived: what was paid twice.
@@ -42,7 +44,7 @@ JUDGE_FAULTS = ("prose", "one_text", "rating_word", "out_of_range", "cut_off")
 RULE_KEYS = {"model", "contains", "times", "reply"}
 REPLY_KEYS = {
     *("status", "headers", "body", "raw", "content", "finish_reason", "usage", "model"),
-    *("hang", "trickle_s", "cut", "drop", "refuse_schema"),
+    *("hang", "trickle_s", "cut", "drop", "refuse_schema", "refuse"),
 }
 WORDS = (
     "the model considers each part of this question in turn and gives a short clear answer with "
@@ -55,7 +57,7 @@ STOP_DEADLINE_S = 5.0
 # What tells prompts about the same instruction apart from others, where a prompt has it.
 _INSTRUCTION = re.compile(r"<instruction>[^\n]*\n(.*?)\n</instruction>", re.DOTALL)
 _TASK = re.compile(r"\bTask \d+\b")
-_TEXT_MARK = re.compile(r"<text[ _-]?(\d+)", re.IGNORECASE)
+_NONCE = re.compile(r"^<instruction> (\S+)$", re.MULTILINE)
 _PROSE = " ".join(random.Random(1).choices(WORDS.split(), k=40_000))
 
 
@@ -115,10 +117,12 @@ class Call:
     """What a request asks for."""
 
     model: str
-    prompt: str  # the last message
+    prompt: str  # the last message; of a judge, which may be asked again, the first
     choices: int
     schema: dict[str, Any] | None  # None: asked as plain text
     is_judge: bool
+    logprobs: bool
+    fields: frozenset[str]
     number: int  # the body's hash: texts, ratings and latency are made from it
     size: int
 
@@ -128,13 +132,13 @@ class Call:
         asked = json.loads(raw)
         if asked.get("stream"):
             raise ValueError("streaming is not supported")
-        prompt = asked["messages"][-1]["content"]
-        if not isinstance(prompt, str):
-            prompt = "".join(part.get("text", "") for part in prompt)
         form = asked.get("response_format") or {"type": "text"}
         schema = (form.get("json_schema") or {}).get("schema") or {}
         wants_texts = "texts" in schema.get("properties", {})
         is_judge = asked["model"].startswith("judge") or wants_texts or JUDGE_MARK in raw
+        prompt = asked["messages"][0 if is_judge else -1]["content"]
+        if not isinstance(prompt, str):
+            prompt = "".join(part.get("text", "") for part in prompt)
         number = stable_hash(raw, seed)
         return cls(
             asked["model"],
@@ -142,18 +146,42 @@ class Call:
             asked.get("n") or 1,
             None if form["type"] == "text" else schema,
             is_judge,
+            bool(asked.get("logprobs")),
+            frozenset(asked),
             number,
             len(raw),
         )
 
 
-def judgement(call: Call, fault: str) -> str:
-    """A judge's reply on each text, in the form that was asked for; any two ratings differ."""
+def shown_texts(prompt: str) -> list[str]:
+    """The texts that a judge was shown, in that order, whatever is written in them."""
+    nonce = _NONCE.search(prompt)
+    if nonce is None:
+        return []
+    mark = re.escape(nonce[1])
+    block = rf"^<text (\d+)> {mark}\n(.*?)\n</text \1> {mark}$"
+    return [text for _, text in re.findall(block, prompt, re.DOTALL | re.MULTILINE)]
+
+
+def true_rating(text: str) -> int:
+    """What the judge that knows thinks of a text, wherever it stands."""
+    return 1 + stable_hash(text.strip().encode()) % 5
+
+
+def judgement(call: Call, fault: str, way: str) -> str:
+    """A judge's reply on each text, in the form that was asked for.
+
+    By request any two ratings of up to five texts differ.
+    """
     array = (call.schema or {}).get("properties", {}).get("texts", {})
-    marks = [int(number) for number in _TEXT_MARK.findall(call.prompt)]
-    texts = array.get("minItems") or max(marks, default=2)
+    shown = shown_texts(call.prompt)
+    texts = array.get("minItems") or len(shown) or 2
     first = call.number % 5
     rated: list[Any] = [1 + (first if fault == "equal" else first + n) % 5 for n in range(texts)]
+    if not fault and way == "first":
+        rated = [5] + [2] * (texts - 1)
+    elif not fault and way == "true":
+        rated = [true_rating(text) for text in shown]
     if fault == "prose":
         return "I am sorry, but all texts look fine to me.\n\nI would rather not grade them."
     if fault == "one_text":
@@ -182,6 +210,24 @@ def as_text(rows: list[dict[str, Any]]) -> str:
             "Rating: {rating}\nRationale: {rationale}"
         )
     return "\n\n".join(form.format(**row) for row in rows)
+
+
+def logprobs_of(reply: str) -> dict[str, Any]:
+    """Tokens of a reply as OpenAI lists them: a digit is as likely as 0.6, its neighbours 0.2.
+
+    At an end of the scale the one neighbour has 0.4.
+    """
+
+    def token(text: str) -> dict[str, Any]:
+        alternatives = {text: 1.0}
+        if text in "12345":
+            rating = int(text)
+            near = [n for n in (rating - 1, rating + 1) if 1 <= n <= 5]
+            alternatives = {text: 0.6, **{str(n): 0.4 / len(near) for n in near}}
+        top = [{"token": t, "logprob": math.log(p)} for t, p in alternatives.items()]
+        return {"token": text, "logprob": top[0]["logprob"], "top_logprobs": top}
+
+    return {"content": [token(text) for text in re.findall(r"\d|\s*[^\W\d]+|.", reply, re.DOTALL)]}
 
 
 def generation(call: Call, choice: int, chars: int) -> str:
@@ -315,8 +361,9 @@ def check_rules(rules: Any) -> list[dict[str, Any]]:
     JSON or `raw` as it is), what a normal completion is to hold instead (`content`,
     `finish_reason`, `usage`, `model`; null is kept, and no `usage` is sent for it), how it is sent
     (`hang` after the headers, `trickle_s` between bytes, `cut` in the middle, `drop` without a
-    byte) and `refuse_schema`: 400 to whoever sends `response_format`. A reply that says what is
-    sent, or gives `content`, also puts drawn judge faults aside. Status 4xx takes no slot.
+    byte), `refuse_schema` (400 to whoever sends `response_format`) and `refuse` (400 to whoever
+    sends that field). A reply that says what is sent, or gives `content`, also puts drawn judge
+    faults aside. Status 4xx takes no slot.
 
     Raises:
         ValueError: naming the key.
@@ -346,6 +393,7 @@ class ChatServer:
     def __init__(self, options: argparse.Namespace) -> None:
         self.seed, self.chars = options.seed, options.chars
         self.draw = latency(options.latency)
+        self.way = options.judge
         self.faults = JudgeFaults(options.judge_500, options.judge_malformed, options.judge_equal)
         named = [part.rpartition("=") for spec in options.slots for part in spec.split(",")]
         self.slots = {name: int(number) for name, _, number in named}
@@ -444,6 +492,8 @@ class ChatServer:
         if rule.get("refuse_schema") and call.schema is not None:
             refusal = "response_format of type json_schema is not supported"
             return Reply(400, dumps(failure(refusal)))
+        if rule.get("refuse") in call.fields:
+            return Reply(400, dumps(failure(f"unknown field: {rule['refuse']}")))
         if "raw" in rule:
             body = rule["raw"].encode()
         elif "body" in rule or status != 200:
@@ -459,7 +509,7 @@ class ChatServer:
         if "content" in rule:
             texts = [rule["content"]] * call.choices
         elif call.is_judge:
-            texts = [judgement(call, fault)] * call.choices
+            texts = [judgement(call, fault, self.way)] * call.choices
         else:
             texts = [generation(call, choice, self.chars) for choice in range(call.choices)]
         asked, told = call.size // 5, sum(len(text or "") for text in texts) // 5
@@ -474,7 +524,7 @@ class ChatServer:
                 {
                     "index": index,
                     "message": {"role": "assistant", "content": text},
-                    "logprobs": None,
+                    "logprobs": logprobs_of(text) if call.logprobs and text else None,
                     "finish_reason": rule.get("finish_reason", "stop"),
                 }
                 for index, text in enumerate(texts)
@@ -540,7 +590,7 @@ class LlmServer:
     """The server in a subprocess of its own; options as on the command line, `_` for `-`."""
 
     def __init__(
-        self, *, latency: str = "fixed:0.0", slots: str | int = 64, **options: float | int
+        self, *, latency: str = "fixed:0.0", slots: str | int = 64, **options: float | int | str
     ) -> None:
         chosen = {"latency": latency, "slots": slots, **options}
         self._arguments = [f"--{key.replace('_', '-')}={chosen[key]}" for key in chosen]
@@ -636,6 +686,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--chars", type=int, default=1000, help="length of a generated text")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--judge", default="by-request", choices=("by-request", "first", "true"))
     for fault in ("500", "malformed", "equal"):
         options.add_argument(f"--judge-{fault}", type=float, default=0.0, help="0 to 1")
     options.add_argument("--until-stdin-closes", action="store_true")
