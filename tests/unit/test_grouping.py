@@ -82,28 +82,28 @@ def test_neither_order_nor_repetition_of_deliveries_matters(data: st.DataObject)
     whole = [(key, answered(slot, f"{key}{slot}")) for key in "xyz" for slot in SLOTS]
     again = data.draw(st.lists(st.sampled_from(whole)))
     delivered = data.draw(st.permutations(whole + again))
-    assert by_prompt(delivered, SLOTS, "xyz") == {
+    assert by_prompt(delivered, [(slot, 0) for slot in SLOTS], "xyz") == {
         key: tuple(answered(slot, f"{key}{slot}") for slot in SLOTS) for key in "xyz"
     }
 
 
 def test_a_prompt_that_lacks_a_slot_is_left_out() -> None:
     delivered = [("x", answered("a")), ("x", answered("b")), ("y", answered("a"))]
-    assert by_prompt(delivered, ("a", "b"), "xy") == {"x": (answered("a"), answered("b"))}
+    assert by_prompt(delivered, (("a", 0), ("b", 0)), "xy") == {"x": (answered("a"), answered("b"))}
 
 
 def test_a_prompt_of_another_batch_is_left_out() -> None:
-    assert by_prompt([("other", answered("a"))], ("a",), ["mine"]) == {}
+    assert by_prompt([("other", answered("a"))], (("a", 0),), ["mine"]) == {}
 
 
 def test_of_a_slot_that_came_twice_the_first_counts() -> None:
     delivered = [("x", answered("a", "first")), ("x", answered("a", "second"))]
-    assert by_prompt(delivered, ("a",), "x") == {"x": (answered("a", "first"),)}
+    assert by_prompt(delivered, (("a", 0),), "x") == {"x": (answered("a", "first"),)}
 
 
 def test_a_failed_generation_fills_its_slot_but_is_not_usable() -> None:
     failed = Generation("b", "model-b", reason="timeout", detail="no whole reply in 3 s")
-    grouped = by_prompt([("x", failed), ("x", answered("a"))], ("a", "b"), "x")
+    grouped = by_prompt([("x", failed), ("x", answered("a"))], (("a", 0), ("b", 0)), "x")
     assert grouped == {"x": (answered("a"), failed)}
     assert usable(grouped["x"]) == [answered("a")]
     assert why_unusable(grouped["x"]) == "b: timeout no whole reply in 3 s"
@@ -116,3 +116,9 @@ def test_a_text_with_a_reason_is_not_usable() -> None:
 def test_every_failure_is_told() -> None:
     failed = [Generation("a", "m", reason="timeout"), Generation("b", "m", reason="not_found")]
     assert why_unusable(failed) == "a: timeout; b: not_found"
+
+
+def test_samples_of_one_generator_fill_slots_of_their_own() -> None:
+    first, second = (Generation("a", "m", text=f"text {n}", sample=n) for n in range(2))
+    grouped = by_prompt([("x", second), ("x", first), ("x", second)], (("a", 0), ("a", 1)), "x")
+    assert grouped == {"x": (first, second)}

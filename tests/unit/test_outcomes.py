@@ -5,19 +5,21 @@ from typing import Any
 import pytest
 
 from workers.chat import REASONS
+from workers.outcomes import TOO_FEW, conclude
 from workers.pairing import IDENTICAL, NOT_RATED, SMALL_MARGIN, TIE
 from workers.recipe import Recipe
 from workers.records import (
     FAILED,
     PAIRED,
     REJECTED,
+    UNPARSABLE,
     Generation,
     Judgement,
     Outcome,
     Pair,
     Rating,
 )
-from workers.steps import TOO_FEW, TRUNCATED, UNPARSABLE, conclude
+from workers.steps import TRUNCATED
 
 
 def recipe(**sections: Any) -> Recipe:
@@ -44,15 +46,14 @@ def failed(slot: str, reason: str, detail: str = "") -> Generation:
     return Generation(slot, f"model-{slot}", reason=reason, detail=detail)
 
 
-def judged(*ratings: float | None) -> Judgement:
+def judged(*ratings: float | None, judge: str = "j", **more: Any) -> Judgement:
     order = tuple(range(len(ratings)))
-    return Judgement(
-        "j", "model-j", "overall-rating", tuple(Rating(one, "why") for one in ratings), order
-    )
+    rated = tuple(Rating(one, "why") for one in ratings)
+    return Judgement(judge, f"model-{judge}", "overall-rating", rated, order, **more)
 
 
-def unjudged(reason: str, detail: str = "") -> Judgement:
-    return Judgement("j", "model-j", "overall-rating", (), (0, 1), reason, detail)
+def unjudged(reason: str, detail: str = "", judge: str = "j") -> Judgement:
+    return Judgement(judge, f"model-{judge}", "overall-rating", (), (0, 1), reason, detail)
 
 
 def ended(
@@ -61,7 +62,8 @@ def ended(
     (outcome,) = conclude(made_with or recipe(), {"k": generations}, {"k": list(judgements)})
     assert outcome.key == "k"
     assert outcome.generations == tuple(generations)
-    assert bool(outcome.pairs) == (outcome.state == PAIRED)
+    assert any(not pair.tie for pair in outcome.pairs) == (outcome.state == PAIRED)
+    assert outcome.recipe_hash == (made_with or recipe()).hash
     return outcome
 
 
@@ -113,9 +115,41 @@ def test_a_judgement_that_cannot_be_read_fails_the_prompt() -> None:
     assert outcome.detail == "text 2 has no rating"
 
 
-def test_one_judge_that_failed_fails_the_prompt_whatever_another_said() -> None:
-    outcome = ended(TWO, judged(5, 1), unjudged("judge_timeout"))
+def jury(**judging: Any) -> Recipe:
+    judges = [{"name": name, "endpoint": "here", "model": f"model-{name}"} for name in "jkl"]
+    return recipe(judges=judges, judging=judging)
+
+
+def test_fewer_judges_than_the_quorum_fail_the_prompt_whatever_the_others_said() -> None:
+    said = (judged(5, 1), unjudged("judge_timeout", judge="k"), judged(5, 1, judge="l"))
+    outcome = ended(TWO, *said, made_with=jury(quorum=3))
     assert (outcome.state, outcome.reason) == (FAILED, "judge_timeout")
+    assert outcome.judgements == said
+
+
+def test_a_quorum_of_the_jury_decides_without_the_judge_that_failed() -> None:
+    said = (
+        judged(5, 2, weight=0.5),
+        unjudged("judge_timeout", judge="k"),
+        judged(2, 3, judge="l", weight=0.25),
+    )
+    outcome = ended(TWO, *said, made_with=jury(quorum=2))
+    (pair,) = outcome.pairs
+    assert pair.chosen_rating == pytest.approx((0.5 * 5 + 0.25 * 2) / 0.75, abs=1e-9)
+    assert pair.rejected_rating == pytest.approx((0.5 * 2 + 0.25 * 3) / 0.75, abs=1e-9)
+
+
+def test_a_preference_that_flips_with_the_order_is_a_tie_though_the_means_differ() -> None:
+    said = (judged(5, 2), judged(3, 4, backward=True))
+    outcome = ended(TWO, *said, made_with=recipe(judging={"order": "both"}))
+    assert (outcome.state, outcome.reason, outcome.pairs) == (REJECTED, TIE, ())
+
+
+def test_a_tie_that_is_kept_is_no_pair_and_still_rejected() -> None:
+    outcome = ended(TWO, judged(4, 4), made_with=recipe(pairs={"ties": "keep-labelled"}))
+    assert (outcome.state, outcome.reason) == (REJECTED, TIE)
+    (kept,) = outcome.pairs
+    assert (kept.tie, kept.flipped, kept.chosen_rating, kept.rejected_rating) == (True, False, 4, 4)
 
 
 def test_a_tie_is_rejected_and_keeps_its_judgement() -> None:
