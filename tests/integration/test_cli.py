@@ -22,7 +22,7 @@ BROKEN: list[tuple[dict[str, Any], list[str]]] = [
     (GOOD | {"name": "My Run"}, ["name", "'My Run'", "a-z"]),
     (_without("judges"), ["judges", "missing"]),
     (GOOD | {"source": {"stdin": True, "file": "x.jsonl"}}, ["source", "exactly one of"]),
-    (GOOD | {"generators": GOOD["generators"][:1]}, ["generators", "at least 2"]),
+    (GOOD | {"generators": GOOD["generators"][:1]}, ["generators", "at least two"]),
     (GOOD | {"generators": [GOOD["generators"][0]] * 2}, ["generators[1].name", "'a'"]),
     (GOOD | {"judges": [GOOD["judges"][0] | {"endpoint": "moon"}]}, ["'moon'", "mock"]),
     (GOOD | {"fleet": {"batch_size": 0}}, ["fleet.batch_size", "0", "greater than or equal to 1"]),
