@@ -43,7 +43,7 @@ def hub_items(
                 read_once = True
                 where = f"hub {source.hub} {source.split} {number}"
                 at = {"row": number, "revision": revision}
-                yield item(row, source.columns.instruction, where, at)
+                yield item(row, source.columns, where, at)
             read_once = True
         except SourceError as error:
             if not (follow and read_once):
@@ -99,7 +99,7 @@ def _hub_rows(source: "Source", revision: str | None, start: int) -> Iterator[Ma
             dataset = builder.as_dataset(split=source.split)
     if dataset.features is not None:
         name = f"{source.hub} ({source.split})"
-        kept = storable(dataset.features.arrow_schema, source.columns.instruction, name)
+        kept = storable(dataset.features.arrow_schema, source.columns, name)
         dataset = dataset.select_columns(kept)
     if not source.streaming and start >= len(dataset):
         return  # a Dataset, unlike an IterableDataset, cannot skip all of its rows

@@ -10,9 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from producer.chats import RowError, turns_of
 from producer.columns import plain
 from producer.lines import LONGEST
-from workers.records import Prompt
+from workers.recipe import Columns
+from workers.records import Message, Prompt
+
+__all__ = ["BadRow", "Found", "Item", "Position", "Row", "RowError", "brief", "item", "record"]
 
 #: Bytes of UTF-8 that an instruction may have.
 MAX_INSTRUCTION_BYTES = 1_000_000
@@ -37,8 +41,8 @@ class Row:
 class BadRow:
     """A row that cannot be a prompt: a reason of a short fixed vocabulary, and one line.
 
-    Reasons: not_json, not_an_object, no_instruction, wrong_type, empty, too_large, not_text,
-    wrong_column_type.
+    Reasons: not_json, not_an_object, no_instruction, not_a_chat, wrong_type, empty, too_large,
+    not_text, wrong_column_type.
     """
 
     reason: str
@@ -50,47 +54,77 @@ class BadRow:
 Item = Row | BadRow | None
 
 
-class RowError(Exception):
-    """Why a row cannot be a prompt: a reason and one line, as in `BadRow`."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
 #: A row as it was found: its columns, or why it could not be read.
 Found = Mapping[str, Any] | RowError
 
 
-def item(row: Found, column: str, where: str, at: Position) -> Item:
-    """What a row, found at a place, is: a prompt with `column` as its instruction, or why not."""
+def item(row: Found, columns: Columns, where: str, at: Position) -> Item:
+    """What a row, found at a place, is: a prompt that its `columns` hold, or why not."""
     try:
         if isinstance(row, RowError):
             raise row
-        prompt = _prompt(row, column)
+        prompt = _prompt(row, columns)
     except RowError as error:
         return BadRow(error.reason, error.detail, where, at)
     return Row(prompt, where, at)
 
 
-def _prompt(row: Mapping[str, Any], column: str) -> Prompt:
-    instruction = row.get(column)
-    if instruction is None:
+def _prompt(row: Mapping[str, Any], columns: Columns) -> Prompt:
+    system_prompt = _system_prompt(row, columns.system_prompt)
+    turns: tuple[Message, ...] = ()
+    if columns.messages is None:
+        instruction = _instruction(row, columns.instruction)
+    else:
+        said, turns = turns_of(_cell(row, columns.messages), columns.messages)
+        if said is not None and system_prompt not in (None, said):
+            raise RowError(
+                "wrong_type",
+                f"{columns.system_prompt!r} and the system message of {columns.messages!r} differ; "
+                "accepted: one of them, or both alike",
+            )
+        instruction, system_prompt = turns[-1]["content"], said or system_prompt
+        turns = turns if len(turns) > 1 else ()
+    read = columns.read.values()
+    others = {name: _plain(name, value) for name, value in row.items() if name not in read}
+    prompt = Prompt(instruction, others, system_prompt, turns)
+    _check_texts(prompt, columns)
+    return prompt
+
+
+def _cell(row: Mapping[str, Any], column: str) -> Any:
+    value = row.get(column)
+    if value is None:
         names = ", ".join(map(repr, row))[:300] or "nothing"
         raise RowError("no_instruction", f"{column!r} is missing or null; the row has: {names}")
+    return value
+
+
+def _instruction(row: Mapping[str, Any], column: str) -> str:
+    instruction = _cell(row, column)
     if not isinstance(instruction, str):
         found = type(instruction).__name__
         raise RowError("wrong_type", f"{column!r} is of type {found}; accepted: a string")
     if not instruction or instruction.isspace():
         raise RowError("empty", f"{column!r} is empty; accepted: a string that says something")
-    _check(instruction, MAX_INSTRUCTION_BYTES, repr(column))
-    columns = {name: _plain(name, value) for name, value in row.items() if name != column}
-    text = json.dumps(columns, ensure_ascii=False)
-    _check(text, MAX_ROW_BYTES - len(instruction), "the row without its instruction")
-    if "\0" in instruction or ("\\u0000" in text and _NUL.search(text)):
+    return instruction
+
+
+def _system_prompt(row: Mapping[str, Any], column: str | None) -> str | None:
+    value = None if column is None else row.get(column)
+    if value is not None and not isinstance(value, str):
+        found = type(value).__name__
+        raise RowError("wrong_type", f"{column!r} is of type {found}; accepted: a string or null")
+    return value if value and not value.isspace() else None
+
+
+def _check_texts(prompt: Prompt, columns: Columns) -> None:
+    """That what is stored and sent is text, and not too much of it."""
+    _check(prompt.instruction, MAX_INSTRUCTION_BYTES, repr(columns.messages or columns.instruction))
+    said = [turn["content"] for turn in prompt.messages[:-1]]
+    rest = json.dumps([prompt.columns, prompt.system_prompt, said], ensure_ascii=False)
+    _check(rest, MAX_ROW_BYTES - len(prompt.instruction), "the row without its instruction")
+    if "\0" in prompt.instruction or ("\\u0000" in rest and _NUL.search(rest)):
         raise RowError("not_text", "the row holds a NUL character; accepted: text")
-    return Prompt(instruction, columns)
 
 
 def _check(text: str, most: int, what: str) -> None:

@@ -14,6 +14,7 @@ from producer.lines import Line, file_lines, pipe_lines
 from producer.prompts import Found, Item, Position, RowError, brief, item, record
 from producer.tabular import TABLE_ERRORS, csv_count, csv_rows, parquet_count, parquet_rows
 from workers.errors import SourceError
+from workers.recipe import Columns
 
 if TYPE_CHECKING:
     from workers.recipe import Source
@@ -24,8 +25,8 @@ MAX_COUNTED_BYTES = 64_000_000
 _LINES = (".jsonl", ".ndjson")
 _KINDS = (*_LINES, ".parquet", ".csv")
 
-#: Path, instruction column, rows to pass over → number of the row, its place, the row.
-_Rows = Callable[[Path, str, int], Iterator[tuple[int, str, Found]]]
+#: Path, columns, rows to pass over → number of the row, its place, the row.
+_Rows = Callable[[Path, Columns, int], Iterator[tuple[int, str, Found]]]
 
 
 def identity(source: "Source") -> str:
@@ -61,7 +62,7 @@ def read(
         lines = file_lines(source.file, position, follow=follow, idle_s=idle_s)
         return _line_items(lines, source, source.file.name)
     rows = parquet_rows if kind == ".parquet" else csv_rows
-    return _file_items(rows, source.file, source.columns.instruction, position or {})
+    return _file_items(rows, source.file, source.columns, position or {})
 
 
 def row_count(source: "Source") -> int | None:
@@ -92,22 +93,21 @@ def _kind(path: Path) -> str:
 def _line_items(
     lines: Iterator[Line | None], source: "Source", name: str
 ) -> Generator[Item, None, None]:
-    column = source.columns.instruction
     with _reading(name):
         for line in lines:
             if line is None:
                 yield None
             elif line.text is None or line.text.strip():
                 at = line.position if source.file else {}
-                yield item(record(line.text), column, f"{name}:{line.number}", at)
+                yield item(record(line.text), source.columns, f"{name}:{line.number}", at)
 
 
 def _file_items(
-    rows: _Rows, path: Path, column: str, position: Position
+    rows: _Rows, path: Path, columns: Columns, position: Position
 ) -> Generator[Item, None, None]:
     with _reading(str(path)):
-        for number, place, row in rows(path, column, position.get("row", 0)):
-            yield item(row, column, f"{path.name}{place}", {"row": number})
+        for number, place, row in rows(path, columns, position.get("row", 0)):
+            yield item(row, columns, f"{path.name}{place}", {"row": number})
 
 
 @contextmanager

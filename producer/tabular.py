@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from producer.lines import LONGEST, file_lines
 from producer.prompts import MAX_ROW_BYTES, Found, RowError, brief
 from workers.errors import SourceError
+from workers.recipe import Columns
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +45,11 @@ class _CsvLines:
         return line.text.decode(errors="surrogateescape") + "\n"
 
 
-def csv_rows(path: Path, column: str, start: int) -> Iterator[tuple[int, str, Found]]:
+def csv_rows(path: Path, columns: Columns, start: int) -> Iterator[tuple[int, str, Found]]:
     """A CSV file's rows after the first `start`: number, place, row.
 
     Raises:
-        SourceError: it has no row of column names, or not the column.
+        SourceError: it has no row of column names, or not the columns.
         OSError: it cannot be read.
     """
     csv.field_size_limit(MAX_ROW_BYTES)
@@ -57,7 +58,7 @@ def csv_rows(path: Path, column: str, start: int) -> Iterator[tuple[int, str, Fo
     header = next(records, None)
     if not isinstance(header, list):
         raise SourceError(f"source.file: {path} does not begin with a row of column names")
-    _accepted(header, column, str(path))
+    _accepted(header, columns, str(path))
     for number, values in enumerate(records, 1):
         if number <= start:
             continue
@@ -93,15 +94,15 @@ def _csv_records(reader: Iterator[list[str]]) -> Iterator[list[str] | RowError]:
                 yield values
 
 
-def parquet_rows(path: Path, column: str, start: int) -> Iterator[tuple[int, str, Found]]:
+def parquet_rows(path: Path, columns: Columns, start: int) -> Iterator[tuple[int, str, Found]]:
     """A Parquet file's rows after the first `start`: number, place, row.
 
     Raises:
-        SourceError: it has not the column, or two of one name.
+        SourceError: it has not the columns, or two of one name.
         OSError, TABLE_ERRORS: it cannot be read.
     """
     with pq.ParquetFile(path, buffer_size=1 << 20) as file:
-        names = storable(file.schema_arrow, column, str(path))
+        names = storable(file.schema_arrow, columns, str(path))
         groups, number = _groups_from(file.metadata, start)
         for batch in file.iter_batches(batch_size=64, row_groups=groups, columns=names):
             first = min(batch.num_rows, max(0, start - number))
@@ -140,24 +141,26 @@ def _batch_rows(batch: pa.RecordBatch) -> Iterator[Found]:
         yield RowError("not_text" if not_text else "wrong_column_type", brief(exc))
 
 
-def _accepted(names: Sequence[str], column: str, name: str) -> None:
+def _accepted(names: Sequence[str], columns: Columns, name: str) -> None:
     known = ", ".join(map(repr, names))[:300]
-    if column not in names:
-        raise SourceError(
-            f"source.columns.instruction: {name} has no column {column!r}; it has: {known}"
-        )
+    for ours, theirs in columns.read.items():
+        if theirs not in names:
+            raise SourceError(
+                f"source.columns.{ours}: {name} has no column {theirs!r}; it has: {known}"
+            )
     if len(set(names)) < len(names):
         raise SourceError(f"source.file: {name} has several columns of one name: {known}")
 
 
-def storable(schema: pa.Schema, column: str, name: str) -> list[str]:
+def storable(schema: pa.Schema, columns: Columns, name: str) -> list[str]:
     """The columns whose values JSON can hold; the others are left out with one warning.
 
     Raises:
-        SourceError: the instruction `column` is not among them, or two have one name.
+        SourceError: the `columns` are not among them, or two have one name.
     """
-    _accepted(schema.names, column, name)
-    kept = [field.name for field in schema if field.name == column or _json_able(field.type)]
+    _accepted(schema.names, columns, name)
+    read = columns.read.values()
+    kept = [field.name for field in schema if field.name in read or _json_able(field.type)]
     left_out = [field for field in schema.names if field not in kept]
     if left_out:
         log.warning("source_columns_left_out", extra={"source": name, "columns": left_out})

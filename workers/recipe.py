@@ -134,6 +134,13 @@ class Columns(Section):
     system_prompt: Annotated[str, Field(min_length=1)] | None = None
     messages: Annotated[str, Field(min_length=1)] | None = None
 
+    @property
+    def read(self) -> dict[str, str]:
+        """The columns that a source must have: ours -> theirs."""
+        content = "instruction" if self.messages is None else "messages"
+        names = (content, "system_prompt")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
 
 class Source(Section):
     """Where prompts come from: exactly one of `hub`, `file` and `stdin`."""
