@@ -62,6 +62,8 @@ class Configuration(StrEnum):
 
     default = "default"
     full = "full"
+    reward = "reward"
+    kto = "kto"
 
 
 RecipeArgument = Annotated[
@@ -568,7 +570,7 @@ def _summary(
     from workers.rows import default_row
 
     _print_lines([*lines(recipe, counts), f"in {elapsed_s:.0f} s"])
-    judged = next(iter(ledger.pairs(recipe.name, page=1)), None)
+    judged = next((one for one in ledger.pairs(recipe.name) if not one.pair.tie), None)
     if judged is None:
         out.print(f"\nno pairs, so {folder / 'dataset'} holds its README alone", markup=False)
         return

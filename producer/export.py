@@ -7,9 +7,9 @@ all: it is written beside its place and renamed.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,17 @@ import yaml
 from producer.columns import SourceColumns
 from workers.errors import SettingsError
 from workers.ledger import Judged, Ledger
-from workers.rows import COLUMNS, CONFIGURATIONS, DEFAULT, default_row, full_row, ride_along_names
+from workers.rows import (
+    COLUMNS,
+    CONFIGURATIONS,
+    DEFAULT,
+    FULL,
+    default_row,
+    full_row,
+    kto_rows,
+    reward_row,
+    ride_along_names,
+)
 
 Format = Literal["parquet", "jsonl"]
 
@@ -29,6 +39,7 @@ PAGE = 500
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _TYPES = {
+    "bool": pa.bool_(),
     "string": pa.string(),
     "strings": pa.list_(pa.string()),
     "float": pa.float64(),
@@ -45,13 +56,36 @@ class Shape:
     names: dict[str, str]
     schema: pa.Schema
 
-    def row(self, judged: Judged) -> dict[str, Any]:
-        """One row, every column filled or null."""
-        columns = judged.prompt.columns
-        theirs = {ours: columns.get(name) for name, ours in self.names.items()}
-        if self.configuration == DEFAULT:
-            return theirs | default_row(judged.prompt, judged.pair)
-        return theirs | full_row(judged.prompt, judged.pair, judged.generations, judged.judgements)
+    def rows(self, judged: Iterable[Judged]) -> Iterator[dict[str, Any]]:
+        """The rows of pairs that come prompt by prompt; every column filled or null."""
+        for _, pairs in groupby(judged, key=lambda one: one.key):
+            yield from self._of_one_prompt(list(pairs))
+
+    def _of_one_prompt(self, judged: list[Judged]) -> Iterator[dict[str, Any]]:
+        prompt = judged[0].prompt
+        theirs = {ours: prompt.columns.get(name) for name, ours in self.names.items()}
+        untied = [one.pair for one in judged if not one.pair.tie]
+        match self.configuration:
+            case "default":
+                made = [default_row(prompt, pair) for pair in untied]
+            case "reward":
+                made = [reward_row(prompt, pair) for pair in untied]
+            case "kto":
+                made = kto_rows(prompt, untied)
+            case _:
+                made = [_full(one) for one in judged]
+        return (theirs | row for row in made)
+
+
+def _full(one: Judged) -> dict[str, Any]:
+    return full_row(
+        one.prompt,
+        one.pair,
+        one.generations,
+        one.judgements,
+        key=one.key,
+        recipe_hash=one.recipe_hash,
+    )
 
 
 def shape(configuration: str, columns: SourceColumns) -> Shape:
@@ -97,19 +131,22 @@ def export(
 def export_dataset(ledger: Ledger, run: str, columns: SourceColumns, folder: Path) -> int:
     """Write the folder that `datasets.load_dataset(folder)` loads; returns the rows of `default`.
 
-    Without a single pair the folder holds its README alone. Raises: LedgerError, OSError.
+    A configuration without a row is left out: `full` alone may hold kept ties, and without any
+    the folder holds its README alone. Raises: LedgerError, OSError.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    rows: dict[str, int] = {}
     shapes = [shape(configuration, columns) for configuration in CONFIGURATIONS]
-    rows = 0
     for made in shapes:
         shard = _shard(partial, made.configuration)
         shard.parent.mkdir(parents=True)
-        rows = _write_parquet(shard, made, ledger, run)
-        if rows == 0:
-            shutil.rmtree(partial / "data")
-            break
+        rows[made.configuration] = _write_parquet(shard, made, ledger, run)
+        if not rows[made.configuration]:
+            shutil.rmtree(shard.parent)
+    if not any(rows.values()):
+        shutil.rmtree(partial / "data")
     (partial / "README.md").write_text(_card(run, shapes, partial, rows), encoding="utf-8")
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -117,7 +154,7 @@ def export_dataset(ledger: Ledger, run: str, columns: SourceColumns, folder: Pat
         folder.rename(old)
     partial.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-    return rows
+    return rows[DEFAULT]
 
 
 def _shard(folder: Path, configuration: str) -> Path:
@@ -125,7 +162,7 @@ def _shard(folder: Path, configuration: str) -> Path:
 
 
 def _pages(ledger: Ledger, run: str, made: Shape) -> Iterator[list[dict[str, Any]]]:
-    rows = (made.row(judged) for judged in ledger.pairs(run, page=PAGE))
+    rows = made.rows(ledger.pairs(run, page=PAGE))
     while page := list(islice(rows, PAGE)):
         yield page
 
@@ -148,9 +185,11 @@ def _write_jsonl(path: Path, made: Shape, ledger: Ledger, run: str) -> int:
     return rows
 
 
-def _card(run: str, shapes: list[Shape], folder: Path, rows: int) -> str:
+def _card(run: str, shapes: list[Shape], folder: Path, rows: Mapping[str, int]) -> str:
     """The README: what loads, and for people what is in it."""
-    lines = [f"# {run}", "", f"{rows} preference pairs, made by prefmill.", ""]
+    lines = [f"# {run}", "", f"{rows[DEFAULT]} preference pairs, made by prefmill.", ""]
+    if ties := rows[FULL] - rows[DEFAULT]:
+        lines += [f"`full` has {ties} ties as well, labelled in `metadata`.", ""]
     for made in shapes:
         lines += [f"## {made.configuration}", "", "| column | type |", "|---|---|"]
         lines += [f"| `{field.name}` | `{field.type}` |" for field in made.schema]
@@ -158,13 +197,13 @@ def _card(run: str, shapes: list[Shape], folder: Path, rows: int) -> str:
     return f"---\n{_yaml(shapes, folder, rows)}---\n\n" + "\n".join(lines)
 
 
-def _yaml(shapes: list[Shape], folder: Path, rows: int) -> str:
-    if rows == 0:
-        return yaml.safe_dump({"tags": ["prefmill"]})
+def _yaml(shapes: list[Shape], folder: Path, rows: Mapping[str, int]) -> str:
     configs, infos = [], []
     for made in shapes:
-        shard = _shard(folder, made.configuration)
         name = made.configuration
+        if not rows[name]:
+            continue
+        shard = _shard(folder, name)
         configs.append(
             {
                 "config_name": name,
@@ -174,6 +213,8 @@ def _yaml(shapes: list[Shape], folder: Path, rows: int) -> str:
         )
         # `load_dataset` caches by this header, not by the files: it has to change with them.
         digest = hashlib.sha256(shard.read_bytes()).hexdigest()
-        infos.append({"config_name": name, "description": f"{rows} pairs, SHA-256 {digest}"})
+        infos.append({"config_name": name, "description": f"{rows[name]} rows, SHA-256 {digest}"})
+    if not configs:
+        return yaml.safe_dump({"tags": ["prefmill"]})
     card = {"tags": ["dpo", "prefmill"], "configs": configs, "dataset_info": infos}
     return yaml.safe_dump(card, sort_keys=False)

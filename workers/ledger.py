@@ -632,6 +632,7 @@ class Ledger:
         query = select(pairs.c.row, pairs.c.index, *(prompts.c[name] for name in names))
         query = query.select_from(joined).where(prompts.c.run == run).order_by(*place).limit(page)
         after: Any = None
+        last: Judged | None = None
         while True:
             rest = query
             if after is not None:
@@ -639,7 +640,9 @@ class Ledger:
             with self._transaction(reading=True) as connection:
                 found = connection.execute(rest).all()
             for row in found:
-                yield _judged(row)
+                # A prompt may have many pairs; what they were made from is read once.
+                last = _judged(row, last)
+                yield last
             if len(found) < page:
                 return
             after = found[-1]
@@ -850,11 +853,14 @@ def _prompt(text: str) -> Prompt:
     return Prompt(**{**data, "messages": tuple(data.get("messages", ()))})
 
 
-def _judged(row: Any) -> Judged:
+def _judged(row: Any, last: Judged | None) -> Judged:
+    pair = Pair(**json.loads(row.row))
+    if last is not None and last.key == row.key:
+        return replace(last, pair=pair)
     return Judged(
         key=row.key,
         prompt=_prompt(row.input),
-        pair=Pair(**json.loads(row.row)),
+        pair=pair,
         generations=_generations(row.generations),
         judgements=_judgements(row.judgements),
         recipe_hash=row.recipe_hash or "",

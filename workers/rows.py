@@ -1,19 +1,25 @@
 """The rows of the dataset's configurations, built from what the ledger holds. Pure.
 
-`default` trains unchanged with TRL (explicit prompt, message lists, verified with TRL 1.16);
-`full` has everything, in distilabel's shape. Nothing is stored twice: both are derived from one
-prompt, its generations and judgements, and one pair.
+`default` trains unchanged with TRL (explicit prompt, message lists, verified with TRL 1.16); `full`
+has everything, in distilabel's shape, and kept ties; `reward` repeats the prompt in both texts;
+`kto` is unpaired. Nothing is stored twice: all are derived from one prompt, its generations and
+judgements, and its pairs.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from workers.grouping import usable
-from workers.records import Generation, Judgement, Pair, Prompt
+from workers.judging import Verdict, rationales, verdict
+from workers.provenance import metadata
+from workers.records import Generation, Judgement, Message, Pair, Prompt
 
 DEFAULT = "default"
 FULL = "full"
+REWARD = "reward"
+KTO = "kto"
+
+#: The configurations of a dataset's folder; `COLUMNS` names all there are.
 CONFIGURATIONS = (DEFAULT, FULL)
 
 #: Our columns and their types, in order; the source's own columns come before them.
@@ -40,7 +46,21 @@ FULL_COLUMNS: Schema = (
     ("prompt", "string"),
     *DEFAULT_COLUMNS[1:],
 )
-COLUMNS = {DEFAULT: DEFAULT_COLUMNS, FULL: FULL_COLUMNS}
+REWARD_COLUMNS: Schema = DEFAULT_COLUMNS[1:]
+KTO_COLUMNS: Schema = (
+    ("prompt", "messages"),
+    ("prompt_id", "string"),
+    ("completion", "messages"),
+    ("label", "bool"),
+    ("model", "string"),
+    ("rating", "float"),
+)
+COLUMNS = {
+    DEFAULT: DEFAULT_COLUMNS,
+    FULL: FULL_COLUMNS,
+    REWARD: REWARD_COLUMNS,
+    KTO: KTO_COLUMNS,
+}
 
 #: Names that TRL's trainers act on (trl/data_utils.py), so no source column may bear them.
 TRL_NAMES = frozenset(
@@ -55,7 +75,7 @@ TRL_NAMES = frozenset(
         "label",
     }
 )
-_OURS = frozenset(name for name, _ in (*DEFAULT_COLUMNS, *FULL_COLUMNS))
+_OURS = frozenset(name for columns in COLUMNS.values() for name, _ in columns)
 
 
 def ride_along_names(source_columns: Iterable[str]) -> dict[str, str]:
@@ -83,17 +103,53 @@ def _acts(name: str) -> bool:
 
 
 def default_row(prompt: Prompt, pair: Pair) -> dict[str, Any]:
-    """One row of `default`, without the source's columns."""
+    """One row of `default`, without the source's columns.
+
+    A generator's own system prompt is not in `prompt`: chosen and rejected may have had two.
+    """
     return {
-        "prompt": [_message("user", prompt.instruction)],
+        "prompt": prompt.conversation(),
         "prompt_id": prompt.prompt_id,
-        "chosen": [_message("assistant", pair.chosen)],
+        "chosen": [_answer(pair.chosen)],
         "chosen_model": pair.chosen_model,
         "chosen_rating": pair.chosen_rating,
-        "rejected": [_message("assistant", pair.rejected)],
+        "rejected": [_answer(pair.rejected)],
         "rejected_model": pair.rejected_model,
         "rejected_rating": pair.rejected_rating,
     }
+
+
+def reward_row(prompt: Prompt, pair: Pair) -> dict[str, Any]:
+    """One row of `reward` (implicit prompt: TRL's RewardTrainer), without the source's columns."""
+    row = default_row(prompt, pair)
+    asked = row.pop("prompt")
+    return row | {"chosen": asked + row["chosen"], "rejected": asked + row["rejected"]}
+
+
+def kto_rows(prompt: Prompt, pairs: Iterable[Pair]) -> list[dict[str, Any]]:
+    """A prompt's rows of `kto` (unpaired: TRL's KTOTrainer), without the source's columns.
+
+    Each text comes once. One that is chosen in one pair and rejected in another has no label that
+    is true, and is left out.
+    """
+    texts: dict[str, dict[bool, tuple[str, float]]] = {}
+    for pair in pairs:
+        chosen, rejected = texts.setdefault(pair.chosen, {}), texts.setdefault(pair.rejected, {})
+        chosen.setdefault(True, (pair.chosen_model, pair.chosen_rating))
+        rejected.setdefault(False, (pair.rejected_model, pair.rejected_rating))
+    return [
+        {
+            "prompt": prompt.conversation(),
+            "prompt_id": prompt.prompt_id,
+            "completion": [_answer(text)],
+            "label": label,
+            "model": model,
+            "rating": rating,
+        }
+        for text, labels in texts.items()
+        if len(labels) == 1
+        for label, (model, rating) in labels.items()
+    ]
 
 
 def full_row(
@@ -101,79 +157,37 @@ def full_row(
     pair: Pair,
     generations: Sequence[Generation],
     judgements: Sequence[Judgement],
+    *,
+    key: str = "",
+    recipe_hash: str = "",
 ) -> dict[str, Any]:
-    """One row of `full`, without the source's columns."""
+    """One row of `full`, without the source's columns.
+
+    `key` and `recipe_hash` are the prompt's and the recipe's by which it was judged.
+    """
     texts = usable(generations)
-    asked = _message("user", prompt.instruction)
+    judged = verdict(judgements, len(texts), quorum=1)
+    ratings: Sequence[float | None] = [None] * len(texts)
+    counted: Sequence[str] = ()
+    if isinstance(judged, Verdict):
+        ratings, counted = judged.ratings, judged.judges
+    models = [judgement.model for judgement in judgements if judgement.judge in counted]
+    asked = prompt.conversation()
     return {
         "instruction": prompt.instruction,
-        "system_prompt": None,
+        "system_prompt": prompt.system_prompt,
         "generations": [generation.text for generation in texts],
         "generation_models": [generation.model for generation in texts],
-        "ratings": aggregated(judgements, len(texts)),
+        "ratings": list(ratings),
         "rationales": rationales(judgements, len(texts)),
-        "model_name": "+".join(dict.fromkeys(judgement.model for judgement in judgements)),
-        "metadata": _metadata(generations, judgements),
+        "model_name": "+".join(dict.fromkeys(models)),
+        "metadata": metadata(key, recipe_hash, pair, generations, judgements),
         **default_row(prompt, pair),
         "prompt": prompt.instruction,
-        "chosen": [asked, _message("assistant", pair.chosen)],
-        "rejected": [asked, _message("assistant", pair.rejected)],
+        "chosen": [*asked, _answer(pair.chosen)],
+        "rejected": [*asked, _answer(pair.rejected)],
     }
 
 
-def aggregated(judgements: Sequence[Judgement], texts: int) -> list[float | None]:
-    """The rating of each text over all judgements: with one judgement, that judgement's."""
-    rated = [judgement.ratings for judgement in judgements if judgement.reason is None]
-    if not rated:
-        return [None] * texts
-    return [rating.rating for rating in rated[0]]
-
-
-def rationales(judgements: Sequence[Judgement], texts: int) -> list[str]:
-    """The rationale of each text over all judgements: with one judgement, that judgement's."""
-    rated = [judgement.ratings for judgement in judgements if judgement.reason is None]
-    return [rating.rationale for rating in rated[0]] if rated else [""] * texts
-
-
-def _message(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
-
-
-def _metadata(generations: Sequence[Generation], judgements: Sequence[Judgement]) -> str:
-    """A JSON object, for people and for later questions; trainers do not read it."""
-    return json.dumps(
-        {
-            "generations": [_generation_facts(generation) for generation in generations],
-            "judgements": [_judgement_facts(judgement) for judgement in judgements],
-        },
-        ensure_ascii=False,
-    )
-
-
-def _generation_facts(generation: Generation) -> Mapping[str, Any]:
-    return {
-        "generator": generation.generator,
-        "model": generation.model,
-        "reported_model": generation.reported_model,
-        "parameters": dict(generation.parameters),
-        "finish_reason": generation.finish_reason,
-        "truncated": generation.finish_reason == "length",
-        "failed": generation.reason,
-        "input_tokens": generation.usage.input_tokens,
-        "output_tokens": generation.usage.output_tokens,
-    }
-
-
-def _judgement_facts(judgement: Judgement) -> Mapping[str, Any]:
-    return {
-        "judge": judgement.judge,
-        "model": judgement.model,
-        "reported_model": judgement.reported_model,
-        "parameters": dict(judgement.parameters),
-        "aspect": judgement.aspect,
-        "order": list(judgement.order),
-        "ratings": [rating.rating for rating in judgement.ratings],
-        "types": [rating.type for rating in judgement.ratings],
-        "input_tokens": judgement.usage.input_tokens,
-        "output_tokens": judgement.usage.output_tokens,
-    }
+def _answer(content: str) -> Message:
+    return {"role": "assistant", "content": content}

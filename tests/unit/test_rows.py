@@ -1,6 +1,7 @@
 """The shapes that rows have, and the names under which a source's own columns ride along."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,11 +15,15 @@ from workers.rows import (
     DEFAULT_COLUMNS,
     FULL,
     FULL_COLUMNS,
+    KTO,
+    KTO_COLUMNS,
+    REWARD,
+    REWARD_COLUMNS,
     TRL_NAMES,
-    aggregated,
     default_row,
     full_row,
-    rationales,
+    kto_rows,
+    reward_row,
     ride_along_names,
 )
 
@@ -72,7 +77,8 @@ def test_a_default_row_holds_the_prompt_apart_from_the_answers() -> None:
 
 def test_a_full_row_has_just_the_columns_of_full() -> None:
     assert sorted(full()) == sorted(name for name, _ in FULL_COLUMNS)
-    assert COLUMNS == {DEFAULT: DEFAULT_COLUMNS, FULL: FULL_COLUMNS}
+    assert COLUMNS[DEFAULT] == DEFAULT_COLUMNS
+    assert COLUMNS[FULL] == FULL_COLUMNS
 
 
 def test_a_full_row_has_distilabels_shape() -> None:
@@ -122,11 +128,90 @@ def test_judges_of_one_model_are_named_once() -> None:
     assert row["model_name"] == "model-j+model-k"
 
 
-def test_a_judgement_that_failed_rates_nothing() -> None:
-    failed = Judgement("j", "model-j", "overall-rating", (), (0, 1), "judge_timeout")
-    assert aggregated([failed], 2) == [None, None]
-    assert rationales([failed], 2) == ["", ""]
-    assert aggregated([], 3) == [None, None, None]
+def test_a_judge_that_failed_is_neither_averaged_nor_named() -> None:
+    failed = Judgement("k", "model-k", "overall-rating", (), (0, 1), "judge_timeout")
+    row = full_row(PROMPT, PAIR, GENERATIONS, [failed, JUDGEMENT])
+    assert (row["ratings"], row["model_name"]) == ([5.0, 1.5], "model-j")
+    facts = json.loads(row["metadata"])["judgements"]
+    assert [fact["failed"] for fact in facts] == ["judge_timeout", None]
+
+
+def test_metadata_holds_all_that_a_row_was_made_from() -> None:
+    made = replace(GENERATIONS[0], sample=2, seed=7, system_prompt="Be brief.")
+    ratings = (Rating(4.2, "right", "1, 3", stated=5.0), Rating(None, "none"))
+    judged = replace(
+        JUDGEMENT, ratings=ratings, weight=0.5, backward=True, unparsable=1, template="t", seed=9
+    )
+    row = full_row(
+        PROMPT, PAIR, [made, GENERATIONS[1]], [judged], key="prompt key", recipe_hash="recipe hash"
+    )
+    facts = json.loads(row["metadata"])
+    assert (facts["prompt_key"], facts["recipe_hash"]) == ("prompt key", "recipe hash")
+    assert facts["pair"] == {"margin": 3.5, "tie": False, "flipped": False}
+    generation, judgement = facts["generations"][0], facts["judgements"][0]
+    assert (generation["sample"], generation["seed"]) == (2, 7)
+    assert generation["system_prompt"] == "Be brief."
+    assert (judgement["ratings"], judgement["stated"]) == ([4.2, None], [5.0, None])
+    assert (judgement["types"], judgement["rationales"]) == (["1, 3", None], ["right", "none"])
+    assert (judgement["weight"], judgement["backward"]) == (0.5, True)
+    assert (judgement["unparsable"], judgement["template"], judgement["seed"]) == (1, "t", 9)
+
+
+def test_metadata_does_not_tell_what_had_to_be_tried_twice() -> None:
+    again = Usage(retries=3, cached=1, input_tokens=9, output_tokens=3)
+    first, *others = GENERATIONS
+    retried = [replace(first, usage=again), *others]
+    assert full_row(PROMPT, PAIR, retried, [JUDGEMENT]) == full()
+
+
+CHAT = Prompt(
+    "And why red?",
+    system_prompt="Be brief.",
+    messages=(
+        {"role": "user", "content": "Why is the sky blue?"},
+        {"role": "assistant", "content": "Rayleigh."},
+        {"role": "user", "content": "And why red?"},
+    ),
+)
+CONVERSATION = [message("system", "Be brief."), *CHAT.messages]
+
+
+def test_a_chat_is_the_prompt_with_its_own_system_prompt() -> None:
+    default, whole = default_row(CHAT, PAIR), full_row(CHAT, PAIR, GENERATIONS, [JUDGEMENT])
+    assert default["prompt"] == CONVERSATION
+    assert default["prompt_id"] == sha256("And why red?")
+    assert (whole["instruction"], whole["prompt"]) == ("And why red?", "And why red?")
+    assert whole["system_prompt"] == "Be brief."
+    assert whole["chosen"] == [*CONVERSATION, message("assistant", "Rayleigh.")]
+
+
+def test_reward_repeats_the_prompt_in_both_texts() -> None:
+    row = reward_row(CHAT, PAIR)
+    assert sorted(row) == sorted(name for name, _ in REWARD_COLUMNS)
+    assert COLUMNS[REWARD] == REWARD_COLUMNS
+    assert row["chosen"] == [*CONVERSATION, message("assistant", "Rayleigh.")]
+    assert row["rejected"] == [*CONVERSATION, message("assistant", "Paint.")]
+
+
+def test_kto_labels_each_text_of_a_prompt_once() -> None:
+    middle = Pair("Dust.", "model-c", 3.0, "Paint.", "model-b", 1.5)
+    rows = kto_rows(CHAT, [PAIR, middle])
+    assert COLUMNS[KTO] == KTO_COLUMNS
+    assert all(list(row) == [name for name, _ in KTO_COLUMNS] for row in rows)
+    assert [(row["completion"][0]["content"], row["label"], row["rating"]) for row in rows] == [
+        ("Rayleigh.", True, 5.0),
+        ("Paint.", False, 1.5),
+        ("Dust.", True, 3.0),
+    ]
+    assert {tuple(map(str, row["prompt"])) for row in rows} == {tuple(map(str, CONVERSATION))}
+
+
+def test_kto_leaves_out_a_text_whose_label_would_contradict_itself() -> None:
+    better = Pair("Rayleigh.", "model-a", 5.0, "Dust.", "model-c", 3.0)
+    worse = Pair("Dust.", "model-c", 3.0, "Paint.", "model-b", 1.5)
+    rows = kto_rows(CHAT, [better, worse])
+    labels = {row["completion"][0]["content"]: row["label"] for row in rows}
+    assert labels == {"Rayleigh.": True, "Paint.": False}
 
 
 @pytest.mark.parametrize(
@@ -134,6 +219,7 @@ def test_a_judgement_that_failed_rates_nothing() -> None:
     [
         ([], []),
         (["topic", "Prompt"], ["topic", "Prompt"]),
+        (["completion", "model"], ["source_completion", "source_model"]),
         (["prompt"], ["source_prompt"]),
         (["prompt", "source_prompt"], ["source_source_prompt", "source_prompt"]),
         (["source_prompt", "prompt"], ["source_prompt", "source_source_prompt"]),
@@ -174,7 +260,7 @@ def test_a_name_that_trl_acts_on_by_its_ending_gets_one_prefix(name: str) -> Non
 )
 def test_no_two_columns_share_a_name_and_none_is_ours(theirs: list[str]) -> None:
     names = ride_along_names(theirs)
-    taken = {name for name, _ in (*DEFAULT_COLUMNS, *FULL_COLUMNS)} | TRL_NAMES
+    taken = {name for columns in COLUMNS.values() for name, _ in columns} | TRL_NAMES
     assert list(names) == theirs
     assert len(set(names.values())) == len(theirs)
     assert not taken & set(names.values())

@@ -375,3 +375,117 @@ def test_a_source_has_a_stable_name() -> None:
     assert identity(Source(stdin=True)) == "stdin"
     assert identity(Source(hub="a/b", config="c", split="test")) == "hub:a/b/c/test"
     assert identity(Source(hub="a/b")) == "hub:a/b//train"
+
+
+USER, ASSISTANT, SYSTEM = (
+    {"role": role, "content": f"{role} says"} for role in ("user", "assistant", "system")
+)
+
+
+def chats(path: Path, **columns: str) -> list[Any]:
+    return list(read(Source(file=path, columns=Columns(messages="chat", **columns))))
+
+
+def test_a_chat_is_a_prompt_whose_last_turn_is_the_instruction(tmp_path: Path) -> None:
+    last = {"role": "user", "content": "and then?"}
+    turns = [SYSTEM, USER, ASSISTANT, last]
+    path = jsonl(tmp_path, json.dumps({"chat": turns, "instruction": "rides", "n": 1}))
+    (row,) = chats(path)
+    assert row.prompt.instruction == "and then?"
+    assert row.prompt.system_prompt == "system says"
+    assert list(row.prompt.messages) == turns[1:]
+    assert row.prompt.columns == {"instruction": "rides", "n": 1}
+
+
+def test_a_chat_of_one_turn_is_the_same_prompt_as_its_plain_text(tmp_path: Path) -> None:
+    (chat,) = chats(jsonl(tmp_path, json.dumps({"chat": [USER]})))
+    (plain,) = items(jsonl(tmp_path, line("user says")))
+    assert chat.prompt == plain.prompt
+    assert chat.prompt.key("run") == plain.prompt.key("run")
+
+
+def test_prompts_that_differ_in_what_came_before_have_keys_of_their_own(tmp_path: Path) -> None:
+    found = chats(
+        jsonl(
+            tmp_path,
+            json.dumps({"chat": [USER]}) + "\n",
+            json.dumps({"chat": [SYSTEM, USER]}) + "\n",
+            json.dumps({"chat": [USER, ASSISTANT, USER]}) + "\n",
+        )
+    )
+    assert len({row.prompt.key("run") for row in found}) == 3
+    assert {row.prompt.prompt_id for row in found} == {found[0].prompt.prompt_id}
+
+
+@pytest.mark.parametrize(
+    ("chat", "reason"),
+    [
+        (None, "no_instruction"),
+        ([], "not_a_chat"),
+        ("hello", "not_a_chat"),
+        ({"role": "user"}, "not_a_chat"),
+        (["hello"], "not_a_chat"),
+        ([{"role": "tool", "content": "x"}], "not_a_chat"),
+        ([{"role": ["user"], "content": "x"}], "not_a_chat"),
+        ([USER, ASSISTANT], "not_a_chat"),
+        ([SYSTEM], "not_a_chat"),
+        ([USER, SYSTEM, USER], "not_a_chat"),
+        ([{"role": "user", "content": None}], "wrong_type"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "wrong_type"),
+        ([{**ASSISTANT, "tool_calls": [1]}, USER], "wrong_type"),
+        ([{"role": "user", "content": " \n"}], "empty"),
+        ([{"role": "user", "content": "a\0"}], "not_text"),
+        ([{"role": "user", "content": "a\0"}, USER], "not_text"),
+        ([{"role": "user", "content": "x" * 1_000_001}], "too_large"),
+    ],
+)
+def test_what_is_no_chat_is_a_bad_row(tmp_path: Path, chat: object, reason: str) -> None:
+    path = jsonl(tmp_path, json.dumps({"chat": chat}) + "\n", json.dumps({"chat": [USER]}))
+    found = chats(path)
+    assert reasons(found) == [reason, "row"]
+
+
+def test_a_turn_may_have_other_fields_that_are_null(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, json.dumps({"chat": [{**USER, "tool_calls": None, "name": None}]}))
+    assert instructions(chats(path)) == ["user says"]
+
+
+def test_chats_are_read_from_tables_as_well(tmp_path: Path) -> None:
+    turns = [SYSTEM, USER, ASSISTANT, USER]
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"chat": [turns], "n": [1]}), path)
+    (from_parquet,) = chats(path)
+    csv_path = tmp_path / "p.csv"
+    text = json.dumps(turns).replace('"', '""')
+    csv_path.write_text(f'chat,n\n"{text}",1\n')
+    (from_csv,) = chats(csv_path)
+    assert from_parquet.prompt.messages == from_csv.prompt.messages == tuple(turns[1:])
+    assert from_parquet.prompt.system_prompt == from_csv.prompt.system_prompt == "system says"
+
+
+def test_a_system_prompt_has_a_column_and_may_be_missing(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, line("a", how="Be brief."), line("b", how=None), line("c", how=" "))
+    source = Source(file=path, columns=Columns(system_prompt="how"))
+    found = list(read(source))
+    assert [row.prompt.system_prompt for row in found] == ["Be brief.", None, None]
+    assert all(row.prompt.columns == {} for row in found)
+
+
+def test_a_system_prompt_that_is_no_text_is_a_bad_row(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, line("a", how=["x"]))
+    found = list(read(Source(file=path, columns=Columns(system_prompt="how"))))
+    assert reasons(found) == ["wrong_type"]
+
+
+@pytest.mark.parametrize(("own", "reason"), [("system says", "row"), ("other", "wrong_type")])
+def test_two_system_prompts_of_one_row_have_to_agree(tmp_path: Path, own: str, reason: str) -> None:
+    path = jsonl(tmp_path, json.dumps({"chat": [SYSTEM, USER], "how": own}))
+    assert reasons(chats(path, system_prompt="how")) == [reason]
+
+
+@pytest.mark.parametrize("ours", ["messages", "system_prompt"])
+def test_a_table_without_a_column_that_is_asked_for_is_no_source(tmp_path: Path, ours: str) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("instruction,n\na,1\n")
+    with pytest.raises(SourceError, match=rf"source\.columns\.{ours}: .* no column 'x'"):
+        list(read(Source(file=path, columns=Columns(**{ours: "x"}))))
