@@ -2,10 +2,20 @@
 
 from workers.judging.replies import parse_reply
 from workers.judging.requests import (
+    aspect_hash,
+    correction,
     judge_prompt,
-    presentation_order,
+    presentation_orders,
     response_format,
     template_hash,
 )
 
-__all__ = ["judge_prompt", "parse_reply", "presentation_order", "response_format", "template_hash"]
+__all__ = [
+    "aspect_hash",
+    "correction",
+    "judge_prompt",
+    "parse_reply",
+    "presentation_orders",
+    "response_format",
+    "template_hash",
+]
