@@ -1,5 +1,6 @@
 """How texts are judged: what a judge is asked, and what its replies say. Pure."""
 
+from workers.judging.expectation import expected_ratings
 from workers.judging.replies import parse_reply
 from workers.judging.requests import (
     aspect_hash,
@@ -13,6 +14,7 @@ from workers.judging.requests import (
 __all__ = [
     "aspect_hash",
     "correction",
+    "expected_ratings",
     "judge_prompt",
     "parse_reply",
     "presentation_orders",
