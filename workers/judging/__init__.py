@@ -1,11 +1,23 @@
 """How texts are judged: what a judge is asked, and what its replies say. Pure."""
 
+from workers.judging.expectation import expected_ratings
 from workers.judging.replies import parse_reply
 from workers.judging.requests import (
+    aspect_hash,
+    correction,
     judge_prompt,
-    presentation_order,
+    presentation_orders,
     response_format,
     template_hash,
 )
 
-__all__ = ["judge_prompt", "parse_reply", "presentation_order", "response_format", "template_hash"]
+__all__ = [
+    "aspect_hash",
+    "correction",
+    "expected_ratings",
+    "judge_prompt",
+    "parse_reply",
+    "presentation_orders",
+    "response_format",
+    "template_hash",
+]

@@ -8,9 +8,10 @@ possessive, or bounded, or end at the line.
 
 import json
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Sequence
 
 from workers.errors import InvalidJudgement
+from workers.judging.forms import STRING, claims, heading_number, label_of, marks
 from workers.records import Rating
 
 #: Aspects that are asked for a `type` (of informativeness, of hallucination) beside the rating.
@@ -18,22 +19,16 @@ TYPED_ASPECTS = frozenset({"helpfulness", "truthfulness"})
 
 WORDS = {"one": 1.0, "two": 2.0, "three": 3.0, "four": 4.0, "five": 5.0}
 
-# Unterminated strings match too; otherwise each of their quotes would start a scan to the end.
-_STRING = r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'
-_BRACE_OR_STRING = re.compile(rf"[{{}}]|{_STRING}", re.DOTALL)
-_STRING_OR_TRAILING_COMMA = re.compile(rf"({_STRING})|,(?=\s*+[\]}}])", re.DOTALL)
-_TEXTS_KEY = re.compile(r'"texts"\s*+:')
+_STRING_OR_TRAILING_COMMA = re.compile(rf"({STRING})|,(?=\s*+[\]}}])", re.DOTALL)
+_OUR_KEY = re.compile(r"[\"'](?:id|rationale|rating|texts)[\"']\s*+:", re.IGNORECASE)
 
-_BLANK = r"[ \t\u00a0]"
-_MARK = re.compile(
-    r"^(?P<lead>[ \t\u00a0#*_•+-]*+)(?:[0-9]{1,2}[.)][ \t*_]++)?(?:"
-    rf"output{_BLANK}++for{_BLANK}++text(?P<heading>\b[^\n]*+|[0-9][^\n]*+)"
-    r"|(?P<label>rationale|type"
-    rf"|(?:(?:final|overall|revised|updated|adjusted|corrected|my){_BLANK}++)?rating)"
-    r"[ \t*_]*+(?:\([^()\n]{0,40}\))?[ \t*_]*+[:\uff1a][*_]{0,3}+)",
-    re.IGNORECASE | re.MULTILINE,
+# "Text 1: 4", "text 1 gets a 4", "| Text 1 | 4/5 |": what prose around JSON may say in passing.
+_TOLD = re.compile(
+    r"\btext #?(?P<text>[0-9]{1,3})\b"
+    r"(?:[ \t:=(|*_\u2013\u2014-]|\b(?:is|gets?|rat(?:ed|ing)|scores?|deserves|an?|of)\b){1,12}+"
+    r"(?P<rating>[1-5](?:\.5)?)(?=[ \t]*+(?:[.,;)|*_/\n]|out of|and\b|text\b|\Z))",
+    re.IGNORECASE,
 )
-_HEADING_END = re.compile(r"[\s*_#]*+([0-9]++)[\s*_#:.-]*+")
 
 # These read values whose white space was collapsed.
 _END = r"[.,:!*_` ]*+"
@@ -52,63 +47,53 @@ _TEXT_NUMBER = re.compile(r"\btext #?[0-9]++", re.IGNORECASE)
 _SECOND_THOUGHT = re.compile(r"\d|\b(?:three|four|five)\b", re.IGNORECASE)
 
 
-def parse_reply(reply: str, texts: int, aspect: str) -> list[Rating]:
+def parse_reply(reply: str, texts: int, aspect: str, *, half_points: bool = True) -> list[Rating]:
     """The ratings of texts 1 to `texts`, in that order, as a judge's reply in either form gives.
 
     Headed text cut off inside its last half point (`4.5` to `4`) looks whole: a caller that knows
     from the endpoint that a reply was cut off must not have it read.
 
     Raises:
-        InvalidJudgement: a text is missing, extra or doubled, or any of it is ambiguous.
+        InvalidJudgement: a text is missing, extra or doubled, any of it is ambiguous, or a rating
+            is a half point where whole numbers are asked for.
     """
     typed = aspect in TYPED_ASPECTS
     reply = reply.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    claims = list(_claims(reply))
-    if not claims:
-        return _read_text(reply, texts, typed)
-    if len(claims) > 1:
+    found = list(claims(reply))
+    if len(found) > 1:
         raise InvalidJudgement("more than one JSON object with texts")
-    start, end = claims[0]
-    ratings = _read_json(reply[start:end], texts, typed)
-    outside = f"{reply[:start]} {{}} {reply[end:]}"
-    if any(mark["heading"] is not None for mark in _marks(outside, typed)):
-        headed = _read_text(outside, texts, typed)
-        if [one.rating for one in headed] != [one.rating for one in ratings]:
-            raise InvalidJudgement("the JSON and the headed text give different ratings")
+    if found:
+        start, end = found[0]
+        ratings = _read_json(reply[start:end], texts, typed)
+        _check_around(reply[:start], reply[end:], ratings, typed)
+    else:
+        ratings = _read_text(reply, texts, typed)
+    for number, one in enumerate(ratings, 1):
+        if one.rating is not None and not half_points and not one.rating.is_integer():
+            raise InvalidJudgement(f"text {number}: rating {one.rating}, not a whole number")
     return ratings
 
 
-def _claims(reply: str) -> Iterator[tuple[int, int]]:
-    """Start and end of each outermost braced span with a key `texts`; a cut-off one ends the reply.
-
-    Prose may hold lone quotes, so strings are only read inside braces.
-    """
-    start = reply.find("{")
-    while start >= 0:
-        depth, end = 1, start + 1
-        while depth:
-            token = _BRACE_OR_STRING.search(reply, end)
-            if token is None:
-                end = len(reply)
-                break
-            depth += {"{": 1, "}": -1}.get(token[0], 0)
-            end = token.end()
-        if _TEXTS_KEY.search(reply, start, end):
-            yield start, end
-        start = reply.find("{", end)
+def _check_around(before: str, after: str, ratings: Sequence[Rating], typed: bool) -> None:
+    """Refuses JSON that its reply may only quote: what stands around it gives no other rating."""
+    around = f"{before} {{}} {after}"
+    if _OUR_KEY.search(around) or after.lstrip()[:1] in {"]", "}"}:
+        raise InvalidJudgement("there is more of a judgement around the JSON")
+    given = [one.rating for one in ratings]
+    if any(label_of(mark) in ("", "rating") for mark in marks(around, typed=typed)):
+        if [one.rating for one in _read_text(around, len(ratings), typed)] != given:
+            raise InvalidJudgement("the JSON and the headed text give different ratings")
+    elif _SECOND_THOUGHT.search(_TEXT_NUMBER.sub("", after)):
+        raise InvalidJudgement("more numbers follow the JSON")
+    for told in _TOLD.finditer(around):
+        number, rating = int(told["text"]), float(told["rating"])
+        if number in range(1, len(given) + 1) and given[number - 1] != rating:
+            raise InvalidJudgement(f"text {number} has another rating around the JSON")
 
 
 def _read_json(document: str, texts: int, typed: bool) -> list[Rating]:
-    plain = _STRING_OR_TRAILING_COMMA.sub(lambda found: found[1] or "", document)
-    try:
-        data = json.loads(plain, strict=False, object_pairs_hook=_without_repeated_keys)
-    except (ValueError, RecursionError) as exc:
-        raise InvalidJudgement("the JSON is cut off or malformed") from exc
-    items = data.get("texts")
-    if not isinstance(items, list):
-        raise InvalidJudgement("the JSON's texts are not a list")
     found: dict[int, Rating] = {}
-    for item in items:
+    for item in _entries(document):
         if not isinstance(item, dict):
             raise InvalidJudgement("an entry of the JSON's texts is not an object")
         number = _json_id(item.get("id"))
@@ -116,16 +101,45 @@ def _read_json(document: str, texts: int, typed: bool) -> list[Rating]:
         rationale = item.get("rationale")
         if not isinstance(rationale, str):
             raise InvalidJudgement(f"text {number} has no rationale")
+        if any(_rates(key) and item[key] != item.get("rating") for key in item):
+            raise InvalidJudgement(f"text {number} has different ratings")
         kind = _json_type(item.get("type"), number) if typed else None
         found[number] = Rating(_json_rating(item.get("rating"), number), rationale.strip(), kind)
     return _in_order(found, texts)
 
 
-def _without_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    mapping = dict(pairs)
-    if len(mapping) != len(pairs):
-        raise InvalidJudgement("a JSON object repeats a key")
-    return mapping
+def _entries(document: str) -> list[object]:
+    """The entries of a JSON object's `texts`, which may hold no other objects.
+
+    A quote whose own quotes are not escaped could end the list early, and put away the judge's
+    entries under a key of its own.
+    """
+    objects = 0
+
+    def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        nonlocal objects
+        objects += 1
+        mapping = dict(pairs)
+        if len(mapping) != len(pairs):
+            raise InvalidJudgement("a JSON object repeats a key")
+        return mapping
+
+    plain = _STRING_OR_TRAILING_COMMA.sub(lambda found: found[1] or "", document)
+    try:
+        data = json.loads(plain, strict=False, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidJudgement("the JSON is cut off or malformed") from exc
+    items = data.get("texts")
+    if not isinstance(items, list):
+        raise InvalidJudgement("the JSON's texts are not a list")
+    if objects > 1 + len(items) or any(key in ("id", "rationale") or _rates(key) for key in data):
+        raise InvalidJudgement("the JSON holds more than the judgement of its texts")
+    return items
+
+
+def _rates(key: str) -> bool:
+    """Whether a key is `rating` or one like `final_rating`."""
+    return key.lower().endswith("rating") and "rationale" not in key.lower()
 
 
 def _json_id(value: object) -> int:
@@ -154,39 +168,30 @@ def _json_type(value: object, number: int) -> str | None:
 
 
 def _read_text(reply: str, texts: int, typed: bool) -> list[Rating]:
-    marks = list(_marks(reply, typed))
-    ends = [*(mark.start() for mark in marks[1:]), len(reply)]
+    found = list(marks(reply, typed=typed))
+    ends = [*(mark.start() for mark in found[1:]), len(reply)]
     sections: dict[int, dict[str, list[str]]] = {}
     number = 0
-    for mark, end in zip(marks, ends, strict=False):
-        if mark["heading"] is not None:
+    for mark, end in zip(found, ends, strict=False):
+        label = label_of(mark)
+        if not label:
             number = _heading_number(mark["heading"])
             _check_number(number, sections, texts)
             sections[number] = {"rationale": [], "rating": [], "type": []}
         elif number:
-            label = mark["label"].lower().split()[-1]
             sections[number][label].append(reply[mark.end() : end].strip())
+        elif label == "rating":
+            raise InvalidJudgement("a rating stands under no heading of a text")
     if not sections:
         raise InvalidJudgement("neither a JSON object with texts nor a heading of a text")
     return _in_order({n: _section(section, n, typed) for n, section in sections.items()}, texts)
 
 
-def _marks(text: str, typed: bool) -> Iterator[re.Match[str]]:
-    """The headings and labels of `text`; prose that only starts like one is left out."""
-    for mark in _MARK.finditer(text):
-        if mark["heading"] is not None:
-            # Few sentences start with a #, so there the rest of the line is an unknown heading.
-            if "#" in mark["lead"] or _HEADING_END.fullmatch(mark["heading"]):
-                yield mark
-        elif typed or mark["label"].lower() != "type":
-            yield mark
-
-
 def _heading_number(rest: str) -> int:
-    found = _HEADING_END.fullmatch(rest)
-    if found is None:
+    number = heading_number(rest)
+    if number is None:
         raise InvalidJudgement("a heading has no readable text number")
-    return int(found[1][:9])
+    return number
 
 
 def _section(section: dict[str, list[str]], number: int, typed: bool) -> Rating:
