@@ -58,7 +58,9 @@ def _outcome(
         return ended(FAILED, TOO_FEW, why_unusable(generations))
     judged: Verdict | Judgement = Verdict((None,) * len(texts), frozenset(), ())
     if judgements:
-        judged = verdict(judgements, len(texts), recipe.judging.quorum)
+        # Judged before the recipe asked for more judges than it then had: all of them are enough.
+        asked = len({judgement.judge for judgement in judgements})
+        judged = verdict(judgements, len(texts), min(recipe.judging.quorum, asked))
     if isinstance(judged, Judgement):
         return ended(FAILED, judged.reason, judged.detail)
     made = make_pairs(

@@ -88,7 +88,14 @@ def test_a_try_prints_each_step(tmp_path: Path, llm: LlmServer) -> None:
         tried = one.call("try", "Which are the top cities in Spain?")
     assert tried.returncode == 0, tried.stderr
     steps = [line for line in tried.stdout.splitlines() if line and not line.startswith(" ")]
-    assert steps == ["generate a", "generate b", "group", "judge judge", "outcome", "format"]
+    assert steps == [
+        "generate a",
+        "generate b",
+        "group",
+        "judge judge: overall-rating",
+        "outcome",
+        "format",
+    ]
     assert llm.stats()["models"]["judge-model"]["requests"] == 1
 
 
