@@ -212,7 +212,8 @@ def _yaml(shapes: list[Shape], folder: Path, rows: Mapping[str, int]) -> str:
             }
         )
         # `load_dataset` caches by this header, not by the files: it has to change with them.
-        digest = hashlib.sha256(shard.read_bytes()).hexdigest()
+        with shard.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         infos.append({"config_name": name, "description": f"{rows[name]} rows, SHA-256 {digest}"})
     if not configs:
         return yaml.safe_dump({"tags": ["prefmill"]})

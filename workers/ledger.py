@@ -850,7 +850,9 @@ def _note_position(
 
 def _prompt(text: str) -> Prompt:
     data = json.loads(text)
-    return Prompt(**{**data, "messages": tuple(data.get("messages", ()))})
+    # Stored with sorted keys; people and models expect the role first.
+    turns = tuple({"role": t["role"], "content": t["content"]} for t in data.get("messages", ()))
+    return Prompt(**{**data, "messages": turns})
 
 
 def _judged(row: Any, last: Judged | None) -> Judged:
