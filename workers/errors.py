@@ -4,9 +4,11 @@
     ├── ConfigurationError        what a person wrote cannot be used: exit code 2
     │   ├── RecipeError           a recipe's key, its value, what would be accepted
     │   ├── SettingsError         an environment variable or option
-    │   └── SourceError           a source that cannot be opened or read
+    │   ├── SourceError           a source that cannot be opened or read
+    │   └── DestinationRefused    Argilla or the Hub will never take this as it is
     ├── LedgerError               the ledger cannot be read or written
     ├── BrokerError               the broker cannot be reached
+    ├── DestinationAway           Argilla or the Hub does not take it now (says when, if it did)
     ├── Interrupted               someone asked to stop: exit code 128 + signal
     ├── CallFailed                one LLM call ended without a usable answer (has a reason)
     └── InvalidJudgement          a judge's reply does not keep the contract
@@ -33,6 +35,24 @@ class SettingsError(ConfigurationError):
 
 class SourceError(ConfigurationError):
     """A source of prompts cannot be opened or read."""
+
+
+class DestinationRefused(ConfigurationError):
+    """A destination will never take what is sent as things are.
+
+    The message names the token, repository, workspace or field, and what is accepted.
+    """
+
+
+class DestinationAway(PrefmillError):
+    """A destination cannot be reached, or is busy or broken; trying later may help.
+
+    `retry_after_s` is what it asked for, in seconds.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class LedgerError(PrefmillError):

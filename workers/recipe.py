@@ -32,6 +32,7 @@ LOCAL_MODEL_URL = "local:smollm2-135m-instruct"
 OWN_PARAMETERS = frozenset({"model", "messages", "stream", "n", "response_format"})
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
+_REPOSITORY = re.compile(r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
 # Upper case, as such names are by custom, so that a key that stands here by mistake is refused.
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,127}")
 
@@ -61,6 +62,14 @@ def _http_url(value: str) -> str:
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("a URL without credentials, query or fragment (keys: api_key_env)")
     return value.rstrip("/")
+
+
+def _repo_id(value: str) -> str:
+    parts = value.split("/")
+    fits = len(parts) == 2 and all(map(_REPOSITORY.fullmatch, parts))
+    if not fits or "--" in value or ".." in value or value.endswith(".git"):
+        raise ValueError("owner/name as the Hub has them, such as me/preference-dataset")
+    return value
 
 
 def _base_url(value: str) -> str:
@@ -232,6 +241,21 @@ class Pairs(Section):
     drop_refusals: bool = False
 
 
+class Argilla(Section):
+    """Where people rate: every judged prompt becomes a record. `api_url` or ARGILLA_API_URL."""
+
+    api_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    workspace: Annotated[str, Field(min_length=1, max_length=200)] = "argilla"
+    dataset: Annotated[str, Field(min_length=1, max_length=200)] = "preference-dataset"
+
+
+class Hub(Section):
+    """The dataset repository that rows are appended to."""
+
+    repo_id: Annotated[str, AfterValidator(_repo_id)]
+    private: bool = True
+
+
 class Fleet(Section):
     """How prompts travel. `window` counts prompts, `deadline` is in seconds."""
 
@@ -252,6 +276,8 @@ class Recipe(Section):
     judges: list[Judge] = Field(min_length=1)
     judging: Judging = Judging()
     pairs: Pairs = Pairs()
+    argilla: Argilla | None = None
+    hub: Hub | None = None
     fleet: Fleet = Fleet()
 
     @property
@@ -287,7 +313,21 @@ class Recipe(Section):
     @property
     def queues(self) -> list[str]:
         """Short names of the queues that this recipe's work passes through."""
-        return [*(f"generate.{generator.name}" for generator in self.generators), "judge", "sink"]
+        generate = [f"generate.{generator.name}" for generator in self.generators]
+        return [*generate, "judge", "sink", "deliver"]
+
+    @property
+    def destinations(self) -> dict[str, str]:
+        """The configured destinations: `argilla` and `hub`, with the names they have in a ledger.
+
+        The place is part of the name, so that another one gets everything from the beginning.
+        """
+        found = {}
+        if self.argilla is not None:
+            found["argilla"] = f"argilla:{self.argilla.workspace}/{self.argilla.dataset}"
+        if self.hub is not None:
+            found["hub"] = f"hub:{self.hub.repo_id}"
+        return found
 
     def cap(self, model: Generator | Judge) -> int:
         """Calls in flight that a model may have: its own limit, else its endpoint's share."""

@@ -15,10 +15,12 @@ from pydantic import BaseModel, ValidationError
 
 from workers.errors import RecipeError
 from workers.recipe import (
+    Argilla,
     Columns,
     Endpoint,
     Fleet,
     Generator,
+    Hub,
     Judge,
     Judging,
     Pairs,
@@ -152,6 +154,8 @@ def _accepted_keys(loc: tuple[int | str, ...]) -> list[str]:
         "judges": Judge,
         "judging": Judging,
         "pairs": Pairs,
+        "argilla": Argilla,
+        "hub": Hub,
         "fleet": Fleet,
     }
     holders = [sections[part] for part in loc[:-1] if isinstance(part, str) and part in sections]

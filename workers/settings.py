@@ -118,3 +118,44 @@ def api_keys(recipe: Recipe) -> dict[str, str | None]:
     return {
         name: api_key(name, endpoint) for name, endpoint in recipe.endpoints.items() if name in used
     }
+
+
+def hub_token() -> str:
+    """The token that may write to the Hub. Raises: SettingsError if HF_TOKEN is not set."""
+    return _secret("HF_TOKEN", "hub", "a token that may write to the repository")
+
+
+def argilla_access(recipe: Recipe) -> tuple[str, str]:
+    """URL and key of the Argilla server. Raises: SettingsError if a variable is not set."""
+    assert recipe.argilla is not None
+    url = recipe.argilla.api_url or os.environ.get("ARGILLA_API_URL", "").strip().rstrip("/")
+    if not url:
+        raise SettingsError(
+            "ARGILLA_API_URL is not set, and argilla.api_url neither; accepted: the URL of an "
+            "Argilla server, or a recipe without `argilla`"
+        )
+    if _scheme(url) not in ("http", "https"):
+        raise SettingsError("ARGILLA_API_URL is no http:// or https:// URL; accepted: one of these")
+    return url, _secret("ARGILLA_API_KEY", "argilla", "the key of a user of that server")
+
+
+def check_destinations(recipe: Recipe) -> None:
+    """Raises: SettingsError for the first variable that a configured destination lacks."""
+    if recipe.argilla is not None:
+        argilla_access(recipe)
+    if recipe.hub is not None:
+        hub_token()
+
+
+def _secret(variable: str, section: str, accepted: str) -> str:
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        raise SettingsError(
+            f"{variable} is not set; the recipe's `{section}` needs it; accepted: {accepted}, or a "
+            f"recipe without `{section}`"
+        )
+    if not (value.isascii() and value.isprintable()):
+        raise SettingsError(
+            f"{variable} holds characters that no HTTP header can carry; accepted: printable ASCII"
+        )
+    return value
