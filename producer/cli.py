@@ -62,9 +62,12 @@ class Configuration(StrEnum):
 
     default = "default"
     full = "full"
+    human = "human"
     reward = "reward"
     kto = "kto"
 
+
+DESTINATIONS = ("argilla", "hub")
 
 RecipeArgument = Annotated[
     str | None, typer.Argument(help="A path, or the name of a shipped recipe.", show_default=False)
@@ -111,7 +114,6 @@ def run(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """The whole mill on one machine, until the source is done."""
-    from producer.columns import SourceColumns
     from producer.export import export_dataset
     from producer.local import LocalRun
     from producer.progress import Display
@@ -129,12 +131,13 @@ def run(
         limit,
         accept_changes,
         log_format.value,
-        say=lambda text: err.print(text, markup=False),
+        say=_say,
     )
-    counts = one.run(lambda total: Display(err, total))
+    one.run(lambda total: Display(err, total))
     ledger = Ledger(one.database_url)
-    schema = ledger.stored_schema(loaded.name)
-    export_dataset(ledger, loaded.name, SourceColumns.from_text(schema), folder / "dataset")
+    export_dataset(ledger, loaded.name, folder / "dataset")
+    trouble = one.deliver(ledger)
+    counts = ledger.counts(loaded.name, loaded.destinations)
     _summary(loaded, counts, ledger, folder, time.monotonic() - started)
     command = f"prefmill status {recipe or settings.recipe} --database {one.shown_database}"
     out.print(f"\nstatus:  {command}", markup=False)
@@ -142,6 +145,11 @@ def run(
     if counts.accepted and failed / counts.accepted > share:
         err.print(f"prefmill: {failed} of {counts.accepted} prompts failed, over {max_failed}")
         raise typer.Exit(1)
+    if trouble is not None:
+        err.print(
+            f"prefmill: not all is delivered, `prefmill sync` goes on: {trouble}", markup=False
+        )
+        raise typer.Exit(2 if isinstance(trouble, ConfigurationError) else 1)
 
 
 @app.command()
@@ -213,14 +221,17 @@ def worker(
     database: Database = None,
     log_format: Logging = LogFormat.text,
 ) -> None:
-    """Work on queues: generate.<name>, judge, sink."""
+    """Work on queues: generate.<name>, judge, sink, deliver."""
     from workers import worker as process
     from workers.messages import queue
+    from workers.settings import check_destinations
 
     settings, loaded = _begin(recipe, database, log_format)
     for name in queues:
         if name not in loaded.queues:
             raise SettingsError(f"queue {name!r}; accepted: {', '.join(loaded.queues)}")
+    if "deliver" in queues:
+        check_destinations(loaded)
     process.open_worker(settings)
     process.GRACE_S = grace
     threads = concurrency or sum(_threads(loaded, name) for name in queues)
@@ -258,7 +269,7 @@ def status(
     broker_url = settings.require_broker() if settings.broker_url else None
     ledger = Ledger(settings.require_database(), must_exist=True)
     while True:
-        counts = ledger.counts(loaded.name)
+        counts = ledger.counts(loaded.name, loaded.destinations)
         if as_json:
             sys.stdout.write(dumped(loaded, counts) + "\n")
             sys.stdout.flush()
@@ -352,15 +363,13 @@ def export(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """Rows of a run into one file."""
-    from producer.columns import SourceColumns
     from producer.export import export as export_rows
     from workers.ledger import Ledger
 
     settings, loaded = _begin(recipe, database, log_format)
     ledger = Ledger(settings.require_database(), must_exist=True)
-    columns = SourceColumns.from_text(ledger.stored_schema(loaded.name))
     target = path or Path(f"{loaded.name}-{config.value}.{form.value}")
-    rows = export_rows(ledger, loaded.name, columns, config.value, form.value, target)
+    rows = export_rows(ledger, loaded.name, config.value, form.value, target)
     out.print(f"wrote {rows} rows to {target}", markup=False)
 
 
@@ -390,6 +399,60 @@ def rebuild(
         typer.confirm("Write this?", abort=True)
     done = again.rebuild(ledger, loaded)
     out.print(f"pairs of {done} prompts were made again", markup=False)
+
+
+@app.command()
+def sync(
+    recipe: RecipeArgument = None,
+    destination: Annotated[
+        str | None,
+        typer.Argument(metavar="[argilla|hub]", help="One of them alone.", show_default=False),
+    ] = None,
+    database: Database = None,
+    log_format: Logging = LogFormat.text,
+) -> None:
+    """Deliver now what waits for Argilla and the Hub."""
+    from producer.delivering import deliver, summary
+
+    if destination is None and recipe in DESTINATIONS:
+        recipe, destination = None, recipe
+    ledger, loaded = _begun(recipe, database, log_format)
+    names = _destinations(loaded, destination)
+    with _ended_by_signals():
+        try:
+            deliver(ledger, loaded, names, _say)
+        finally:
+            _print_lines(summary(ledger, loaded, names))
+
+
+@app.command()
+def compact(
+    recipe: RecipeArgument = None, database: Database = None, log_format: Logging = LogFormat.text
+) -> None:
+    """Replace changed pairs and many small shards on the Hub by few, in one commit."""
+    from producer.delivering import deliver, summary
+
+    ledger, loaded = _begun(recipe, database, log_format)
+    names = _destinations(loaded, "hub")
+    with _ended_by_signals():
+        try:
+            deliver(ledger, loaded, names, _say, compact=True)
+        finally:
+            _print_lines(summary(ledger, loaded, names))
+
+
+@app.command()
+def pull(
+    recipe: RecipeArgument = None, database: Database = None, log_format: Logging = LogFormat.text
+) -> None:
+    """People's ratings back from Argilla, and the pairs that follow from them."""
+    from producer import curation
+    from producer.rebuild import check as check_run
+
+    ledger, loaded = _begun(recipe, database, log_format)
+    _destinations(loaded, "argilla")
+    check_run(ledger, loaded)
+    _print_lines(curation.pull(ledger, loaded, _say).lines())
 
 
 @app.command()
@@ -423,12 +486,9 @@ def _set_pause(
     recipe: str | None, database: str | None, log_format: LogFormat, *, paused: bool
 ) -> None:
     from workers.doors import Doors
-    from workers.ledger import Ledger
 
     settings, loaded = _begin(recipe, database, log_format)
-    ledger = Ledger(settings.require_database(), must_exist=True)
-    if ledger.recipe_hash(loaded.name) is None:
-        raise SettingsError(f"no run {loaded.name!r} in this ledger; accepted: one that was begun")
+    ledger = _ledger_of(settings, loaded)
     (ledger.pause if paused else ledger.resume)(loaded.name)
     if settings.broker_url is not None:
         doors = Doors(settings.require_broker(), loaded)
@@ -436,6 +496,37 @@ def _set_pause(
         if not paused:
             doors.open()
     out.print(f"{loaded.name} is paused" if paused else f"{loaded.name} goes on", markup=False)
+
+
+def _begun(
+    recipe: str | None, database: str | None, log_format: LogFormat
+) -> tuple["Ledger", "Recipe"]:
+    """The ledger and the recipe of a run that was begun."""
+    settings, loaded = _begin(recipe, database, log_format)
+    return _ledger_of(settings, loaded), loaded
+
+
+def _ledger_of(settings: "Settings", recipe: "Recipe") -> "Ledger":
+    from workers.ledger import Ledger
+
+    ledger = Ledger(settings.require_database(), must_exist=True)
+    if ledger.recipe_hash(recipe.name) is None:
+        raise SettingsError(f"no run {recipe.name!r} in this ledger; accepted: one that was begun")
+    return ledger
+
+
+def _destinations(recipe: "Recipe", only: str | None) -> list[str]:
+    """The configured destinations, or that one, with everything there that they need."""
+    from workers.settings import check_destinations
+
+    if only is not None and only not in DESTINATIONS:
+        raise SettingsError(f"destination {only!r}; accepted: {', '.join(DESTINATIONS)}")
+    names = [name for name in recipe.destinations if only in (None, name)]
+    if not names:
+        wanted = f"`{only}`" if only else "`argilla` or `hub`"
+        raise RecipeError(f"recipe {recipe.name!r} has no {wanted}; accepted: one that has")
+    check_destinations(recipe, names)
+    return names
 
 
 # -- shared by the commands --------------------------------------------------------------------
@@ -487,6 +578,19 @@ def _celery(arguments: list[str], settings: "Settings") -> None:
     from workers.app import app as celery_app
 
     celery_app.start(arguments)
+
+
+def _say(text: str) -> None:
+    err.print(text, markup=False)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """A signal ends the block as an exception: what was not done waits for the next time."""
+    from producer.guards import signals
+
+    with signals():
+        yield
 
 
 def _show_skip(row: Any) -> None:

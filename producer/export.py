@@ -7,9 +7,8 @@ all: it is written beside its place and renamed.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import groupby, islice
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,104 +16,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from producer.columns import SourceColumns
 from workers.errors import SettingsError
-from workers.ledger import Judged, Ledger
-from workers.rows import (
-    COLUMNS,
-    CONFIGURATIONS,
-    DEFAULT,
-    FULL,
-    default_row,
-    full_row,
-    kto_rows,
-    reward_row,
-    ride_along_names,
-)
+from workers.ledger import Ledger
+from workers.rows import CONFIGURATIONS, DEFAULT, FULL, HUMAN
+from workers.shapes import Shape, shape, source_schema
 
 Format = Literal["parquet", "jsonl"]
 
 #: Rows that are held and written at a time.
 PAGE = 500
 
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-_TYPES = {
-    "bool": pa.bool_(),
-    "string": pa.string(),
-    "strings": pa.list_(pa.string()),
-    "float": pa.float64(),
-    "floats": pa.list_(pa.float64()),
-    "messages": _MESSAGES,
-}
 
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The columns of one configuration: the source's under their new names, then ours."""
-
-    configuration: str
-    names: dict[str, str]
-    schema: pa.Schema
-
-    def rows(self, judged: Iterable[Judged]) -> Iterator[dict[str, Any]]:
-        """The rows of pairs that come prompt by prompt; every column filled or null."""
-        for _, pairs in groupby(judged, key=lambda one: one.key):
-            yield from self._of_one_prompt(list(pairs))
-
-    def _of_one_prompt(self, judged: list[Judged]) -> Iterator[dict[str, Any]]:
-        prompt = judged[0].prompt
-        theirs = {ours: prompt.columns.get(name) for name, ours in self.names.items()}
-        untied = [one.pair for one in judged if not one.pair.tie]
-        match self.configuration:
-            case "default":
-                made = [default_row(prompt, pair) for pair in untied]
-            case "reward":
-                made = [reward_row(prompt, pair) for pair in untied]
-            case "kto":
-                made = kto_rows(prompt, untied)
-            case _:
-                made = [_full(one) for one in judged]
-        return (theirs | row for row in made)
-
-
-def _full(one: Judged) -> dict[str, Any]:
-    return full_row(
-        one.prompt,
-        one.pair,
-        one.generations,
-        one.judgements,
-        key=one.key,
-        recipe_hash=one.recipe_hash,
-    )
-
-
-def shape(configuration: str, columns: SourceColumns) -> Shape:
-    """The shape of a configuration for a run with these source columns."""
-    names = ride_along_names(columns.schema.names)
-    fields = [pa.field(names[field.name], _without_null(field.type)) for field in columns.schema]
-    fields += [pa.field(name, _TYPES[kind]) for name, kind in COLUMNS[configuration]]
-    return Shape(configuration, names, pa.schema(fields))
-
-
-def _without_null(kind: pa.DataType) -> pa.DataType:
-    """A null-typed column makes a dataset that loads alone and fails beside its next shard."""
-    if pa.types.is_null(kind):
-        return pa.string()
-    if pa.types.is_list(kind):
-        return pa.list_(_without_null(kind.value_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([(field.name, _without_null(field.type)) for field in kind])
-    return kind
-
-
-def export(
-    ledger: Ledger, run: str, columns: SourceColumns, configuration: str, form: Format, out: Path
-) -> int:
+def export(ledger: Ledger, run: str, configuration: str, form: Format, out: Path) -> int:
     """Write one configuration to one file; returns the number of rows.
 
     Raises: SettingsError if `out` cannot be written, LedgerError.
     """
-    made = shape(configuration, columns)
+    made = shape(configuration, source_schema(ledger.stored_schema(run)))
     partial = out.with_name(f".{out.name}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +46,7 @@ def export(
     return rows
 
 
-def export_dataset(ledger: Ledger, run: str, columns: SourceColumns, folder: Path) -> int:
+def export_dataset(ledger: Ledger, run: str, folder: Path) -> int:
     """Write the folder that `datasets.load_dataset(folder)` loads; returns the rows of `default`.
 
     A configuration without a row is left out: `full` alone may hold kept ties, and without any
@@ -138,7 +56,8 @@ def export_dataset(ledger: Ledger, run: str, columns: SourceColumns, folder: Pat
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     rows: dict[str, int] = {}
-    shapes = [shape(configuration, columns) for configuration in CONFIGURATIONS]
+    source = source_schema(ledger.stored_schema(run))
+    shapes = [shape(configuration, source) for configuration in CONFIGURATIONS]
     for made in shapes:
         shard = _shard(partial, made.configuration)
         shard.parent.mkdir(parents=True)
@@ -162,7 +81,8 @@ def _shard(folder: Path, configuration: str) -> Path:
 
 
 def _pages(ledger: Ledger, run: str, made: Shape) -> Iterator[list[dict[str, Any]]]:
-    rows = made.rows(ledger.pairs(run, page=PAGE))
+    human = made.configuration == HUMAN
+    rows = made.rows(ledger.human_pairs(run) if human else ledger.pairs(run, page=PAGE))
     while page := list(islice(rows, PAGE)):
         yield page
 

@@ -30,11 +30,11 @@ from producer.valkey import start_valkey
 from workers.app import make_app
 from workers.broker import Broker
 from workers.doors import Doors
-from workers.errors import BrokerError, ConfigurationError, PrefmillError
+from workers.errors import BrokerError, ConfigurationError, Interrupted, PrefmillError
 from workers.flow import publish
 from workers.ledger import Counts, Ledger
 from workers.recipe import LOCAL_MODEL_URL, Recipe
-from workers.settings import Settings, api_keys
+from workers.settings import Settings, api_keys, check_destinations
 from workers.tables import shown
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,7 @@ class LocalRun:
         Raises: Interrupted, ConfigurationError before anything was started, PrefmillError.
         """
         api_keys(self.recipe)
+        check_destinations(self.recipe)
         self.out.mkdir(parents=True, exist_ok=True)
         with locked(self.out), signals():
             try:
@@ -116,6 +117,24 @@ class LocalRun:
                 with deaf():
                     stop(self._workers, grace_s=GRACE_S + 5)
                     stop(self._services, grace_s=5)
+
+    def deliver(self, ledger: Ledger) -> PrefmillError | None:
+        """Deliver what the run's workers left; returns why that did not work, if it did not.
+
+        Raises: Interrupted.
+        """
+        if not self.recipe.destinations:
+            return None
+        from producer.delivering import deliver
+
+        try:
+            with locked(self.out), signals():
+                deliver(ledger, self.recipe, self.recipe.destinations, self.say)
+        except Interrupted:
+            raise
+        except PrefmillError as exc:
+            return exc
+        return None
 
     # -- services ------------------------------------------------------------------------------
 
@@ -151,6 +170,7 @@ class LocalRun:
         commands = {
             queue: ["worker", queue, *options, "--grace", str(GRACE_S)]
             for queue in self.recipe.queues
+            if queue != "deliver" or self.recipe.destinations
         }
         for name, command in {**commands, "beat": ["beat", *options]}.items():
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
+from producer import curation
 from workers.errors import ConfigurationError
 from workers.ledger import Concluded, Ledger
 from workers.outcomes import conclude
@@ -76,8 +77,9 @@ def rebuild(ledger: Ledger, recipe: Recipe) -> int:
     changed = (now for was, now in _again(ledger, recipe) if _differs(was, now))
     done = 0
     while some := list(islice(changed, TOGETHER)):
-        ledger.replace_pairs(recipe.name, some)
+        ledger.replace_pairs(recipe.name, some, recipe.destinations.values())
         done += len(some)
+    curation.again(ledger, recipe)
     ledger.note_pair_policy(recipe.name, policy(recipe))
     return done
 

@@ -7,6 +7,7 @@ from typing import Any
 from workers.doors import Doors
 from workers.errors import BrokerError
 from workers.ledger import Counts, Ledger
+from workers.outbox import Backlog
 from workers.recipe import Recipe
 
 
@@ -27,8 +28,13 @@ def as_json(recipe: Recipe, counts: Counts) -> dict[str, Any]:
         "rows": counts.rows,
         "calls": {name: dict(numbers) for name, numbers in counts.calls.items()},
         "judging": judging(recipe, counts),
-        "deliveries": {},
+        "deliveries": {name: _delivery(of) for name, of in counts.deliveries.items()},
     }
+
+
+def _delivery(of: Backlog) -> dict[str, int]:
+    refused = {"refused": of.refused} if of.refused else {}
+    return {"pending": of.waiting, "delivered": of.delivered, **refused}
 
 
 def dumped(recipe: Recipe, counts: Counts) -> str:
@@ -67,9 +73,18 @@ def lines(recipe: Recipe, counts: Counts, stopped_by: Sequence[str] = ()) -> lis
         facts.append(("skipped rows", _reasons(counts.skipped)))
     facts += [(f"calls {name}", _calls(calls)) for name, calls in counts.calls.items()]
     facts += [(f"judge {name}", _judged(of)) for name, of in judging(recipe, counts).items()]
+    facts += [(f"to {name}", _delivered(name, of)) for name, of in counts.deliveries.items()]
     facts += [("stopped", what) for what in stopped_by]
     width = max(len(name) for name, _ in facts)
     return [f"{name:<{width}}  {value}" for name, value in facts]
+
+
+def _delivered(name: str, of: Backlog) -> str:
+    unit = "rows" if name == "hub" else "records"
+    said = f"{of.delivered} {unit} delivered, {of.waiting} pending"
+    said += f", {of.refused} refused" if of.refused else ""
+    said += f"; {of.changed} prompts have other pairs by now: `prefmill compact`" * bool(of.changed)
+    return said + (f"; stands still: {of.trouble}" if of.trouble else "")
 
 
 def _reasons(reasons: Mapping[str, int]) -> str:

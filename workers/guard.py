@@ -12,6 +12,7 @@ import uuid
 from typing import Any
 
 from workers.messages import (
+    DELIVER,
     GENERATE,
     GROUP,
     JUDGE,
@@ -89,6 +90,8 @@ def _check_arguments(task: object, arguments: list[Any], run: str) -> None:
         case (str(), [str(), str(), str()]) if task == SET_ASIDE:
             return
         case (str(), []) if task == RECONCILE:
+            return
+        case (str(), [str()]) if task == DELIVER:
             return
         case _:
             raise ValueError(f"task {str(task)[:80]!r} is unknown or has other arguments")

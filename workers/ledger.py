@@ -20,8 +20,11 @@ from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, t
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
+from workers import outbox
+from workers.alone import alone
 from workers.errors import ConfigurationError, LedgerError
 from workers.judging import flips
+from workers.outbox import Backlog, Outbox
 from workers.records import (
     FAILED,
     IN_FLIGHT,
@@ -44,6 +47,7 @@ from workers.records import (
 from workers.tables import (
     POSITION_CHARACTERS,
     calls,
+    curated,
     first_line,
     open_database,
     pairs,
@@ -92,6 +96,8 @@ class Counts:
     calls: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     #: By model's name `JUDGE_COUNTS`; all 0 for a generator.
     judging: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    #: By destination's short name, of those that were asked about.
+    deliveries: Mapping[str, Backlog] = field(default_factory=dict)
 
     @property
     def finished(self) -> int:
@@ -117,6 +123,8 @@ class Judged:
     generations: tuple[Generation, ...]
     judgements: tuple[Judgement, ...]
     recipe_hash: str
+    #: What people said of the prompt, where the pair follows from that.
+    people: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +137,15 @@ class Concluded:
     pairs: tuple[Pair, ...]
     generations: tuple[Generation, ...]
     judgements: tuple[Judgement, ...]
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Curated:
+    """What people said of a prompt's generations, in JSON, and the pairs that follow from it."""
+
+    people: Mapping[str, Any]
+    pairs: tuple[Pair, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +191,17 @@ class Ledger:
     def close(self) -> None:
         """Give all connections back."""
         self._engine.dispose()
+
+    def outbox(self, run: str, destination: str) -> Outbox:
+        """The outbox of a run for one destination, by its name with its place."""
+        return Outbox(self._transaction, self._insert, run, destination)
+
+    def alone(self, name: str) -> AbstractContextManager[bool]:
+        """Whether this is the only one within such a block, on whichever host; ends with a process.
+
+        Raises: LedgerError.
+        """
+        return alone(self._engine, name)
 
     @contextmanager
     def _transaction(self, *, reading: bool = False) -> Iterator[Connection]:
@@ -426,8 +454,12 @@ class Ledger:
             _hold(connection, mine)
             connection.execute(update(prompts).where(mine).values(noted))
 
-    def commit(self, run: str, batch: str, outcomes: Sequence[Outcome]) -> int:
-        """Enter outcomes, their pairs and what their calls cost; returns how many were new.
+    def commit(
+        self, run: str, batch: str, outcomes: Sequence[Outcome], destinations: Iterable[str] = ()
+    ) -> int:
+        """Enter outcomes, their pairs, what their calls cost and what is to be delivered.
+
+        Returns how many were new. `destinations` are names with their places.
 
         A prompt that has an outcome keeps it, and so does one that was published again since: its
         newer batch decides.
@@ -442,6 +474,7 @@ class Ledger:
             if new:
                 _finish(connection, run, new)
                 self._enter_pairs(connection, run, new)
+                outbox.enter(connection, self._insert, run, destinations, new)
                 uncounted = (_uncounted(outcome, known[outcome.key]) for outcome in new)
                 self._enter_calls(connection, run, uncounted)
         return len(new)
@@ -513,7 +546,7 @@ class Ledger:
     def concluded(self, run: str, *, page: int = 200) -> Iterator[Concluded]:
         """Every paired or rejected prompt of a run, in the order of acceptance, page by page."""
         place = (prompts.c.ordinal, prompts.c.key)
-        names = ("key", "ordinal", "state", "reason")
+        names = ("key", "ordinal", "input", "state", "reason")
         query = select(*(prompts.c[name] for name in names), *_MADE)
         judged = and_(prompts.c.run == run, prompts.c.state.in_((PAIRED, REJECTED)))
         query = query.where(judged).order_by(*place).limit(page)
@@ -526,20 +559,18 @@ class Ledger:
                 found = connection.execute(rest).all()
                 made = _pairs_of(connection, run, [row.key for row in found])
             for row in found:
-                yield Concluded(
-                    row.key,
-                    row.state,
-                    row.reason,
-                    tuple(made[row.key]),
-                    _generations(row.generations),
-                    _judgements(row.judgements),
-                )
+                yield _concluded(row, made[row.key])
             if len(found) < page:
                 return
             after = found[-1]
 
-    def replace_pairs(self, run: str, outcomes: Sequence[Outcome]) -> None:
-        """Give paired and rejected prompts these ends and pairs instead of those they have."""
+    def replace_pairs(
+        self, run: str, outcomes: Sequence[Outcome], destinations: Iterable[str] = ()
+    ) -> None:
+        """Give paired and rejected prompts these ends and pairs instead of those they have.
+
+        Pairs that were delivered count as changed from then on, others are delivered as they are.
+        """
         ended = (PAIRED, REJECTED)
         of = {outcome.key: outcome for outcome in outcomes if outcome.state in ended}
         with self._transaction() as connection:
@@ -551,6 +582,8 @@ class Ledger:
                 connection.execute(update(prompts).where(_is(run, outcome.key)).values(change))
                 connection.execute(delete(pairs).where(mine))
             self._enter_pairs(connection, run, new)
+            numbers = {outcome.key: len(outcome.pairs) for outcome in new}
+            outbox.change(connection, self._insert, run, destinations, outbox.PAIRS, numbers)
 
     def pair_policy(self, run: str) -> str | None:
         """The pair policy that a run's pairs were made by, as it was noted; None if none was."""
@@ -561,6 +594,62 @@ class Ledger:
         """Note the pair policy that a run's pairs are made by."""
         with self._transaction() as connection:
             connection.execute(update(runs).where(runs.c.name == run).values(pairs=policy))
+
+    # -- what people said ----------------------------------------------------------------------
+
+    def judged_prompts(self, run: str, keys: Sequence[str]) -> dict[str, Concluded]:
+        """Those of these prompts that were paired or rejected, by key."""
+        found: dict[str, Concluded] = {}
+        for start in range(0, len(keys), VARIABLES):
+            some = keys[start : start + VARIABLES]
+            names = ("key", "input", "state", "reason")
+            query = select(*(prompts.c[name] for name in names), *_MADE)
+            query = query.where(_these(run, some), prompts.c.state.in_((PAIRED, REJECTED)))
+            with self._transaction(reading=True) as connection:
+                rows = connection.execute(query).all()
+                made = _pairs_of(connection, run, [row.key for row in rows])
+            found |= {row.key: _concluded(row, made[row.key]) for row in rows}
+        return found
+
+    def people(self, run: str) -> dict[str, Curated]:
+        """What people said of each prompt that they rated, by key, with the pairs that follow."""
+        query = select(curated).where(curated.c.run == run).order_by(curated.c.key)
+        with self._transaction(reading=True) as connection:
+            rows = connection.execute(query).all()
+        return {row.key: _curated(row) for row in rows}
+
+    def curate(
+        self, run: str, rated: Mapping[str, Curated], destinations: Iterable[str] = ()
+    ) -> int:
+        """Take what people said by now for all there is; returns how many prompts changed.
+
+        A prompt that is not named any more was taken back.
+        """
+        now = time.time()
+        with self._transaction() as connection:
+            query = select(curated).where(curated.c.run == run).order_by(curated.c.key)
+            known = {row.key: _curated(row) for row in connection.execute(query.with_for_update())}
+            changed = {key: one for key, one in rated.items() if known.get(key) != one}
+            gone = known.keys() - rated.keys()
+            for key in sorted({*changed, *gone}):
+                mine = and_(curated.c.run == run, curated.c.key == key)
+                connection.execute(delete(curated).where(mine))
+            entries = [
+                {
+                    "run": run,
+                    "key": key,
+                    "people": _json(one.people),
+                    "pairs": _json([asdict(pair) for pair in one.pairs]),
+                    "pulled_at": now,
+                }
+                for key, one in sorted(changed.items())
+            ]
+            if entries:
+                connection.execute(self._insert(curated), entries)
+            numbers = {key: len(one.pairs) for key, one in changed.items()}
+            numbers |= dict.fromkeys(gone, 0)
+            outbox.change(connection, self._insert, run, destinations, outbox.HUMAN, numbers)
+        return len(numbers)
 
     # -- what people ask -----------------------------------------------------------------------
 
@@ -574,8 +663,8 @@ class Ledger:
         with self._transaction(reading=True) as connection:
             return connection.scalar(select(func.count()).where(prompts.c.run == run)) or 0
 
-    def counts(self, run: str) -> Counts:
-        """All counts of a run, of one moment."""
+    def counts(self, run: str, destinations: Mapping[str, str] | None = None) -> Counts:
+        """All counts of a run, of one moment; of deliveries by the short names of destinations."""
         by_state = select(prompts.c.state, prompts.c.reason, func.count()).where(
             prompts.c.run == run
         )
@@ -586,6 +675,7 @@ class Ledger:
             untied = and_(pairs.c.run == run, pairs.c.tie.is_(False))
             rows = connection.scalar(select(func.count()).where(untied)) or 0
             spent = connection.execute(select(calls).where(calls.c.run == run)).mappings().all()
+            deliveries = outbox.backlogs(connection, run, destinations or {})
         reasons: dict[str, dict[str, int]] = defaultdict(dict)
         for state, reason, number in states:
             reasons[state][reason or ""] = number
@@ -598,6 +688,7 @@ class Ledger:
             rows=rows,
             calls={row["name"]: {count: row[count] for count in CALL_COUNTS} for row in spent},
             judging={row["name"]: {count: row[count] for count in JUDGE_COUNTS} for row in spent},
+            deliveries=deliveries,
         )
 
     def failures(self, run: str, *, page: int = 500) -> Iterator[Failure]:
@@ -624,13 +715,8 @@ class Ledger:
 
         That order does not depend on which worker was faster. Read page by page.
         """
-        joined = pairs.join(
-            prompts, and_(prompts.c.run == pairs.c.run, prompts.c.key == pairs.c.key)
-        )
-        names = ("key", "ordinal", "input", "generations", "judgements", "recipe_hash")
         place = (prompts.c.ordinal, prompts.c.key, pairs.c.index)
-        query = select(pairs.c.row, pairs.c.index, *(prompts.c[name] for name in names))
-        query = query.select_from(joined).where(prompts.c.run == run).order_by(*place).limit(page)
+        query = _rows().where(prompts.c.run == run).order_by(*place).limit(page)
         after: Any = None
         last: Judged | None = None
         while True:
@@ -646,6 +732,59 @@ class Ledger:
             if len(found) < page:
                 return
             after = found[-1]
+
+    def pairs_of(self, run: str, keys: Sequence[str]) -> dict[str, list[Judged]]:
+        """The pairs of some prompts, by key, each prompt's in their order."""
+        found: dict[str, list[Judged]] = defaultdict(list)
+        for start in range(0, len(keys), VARIABLES):
+            query = _rows().where(_these(run, keys[start : start + VARIABLES]))
+            query = query.order_by(pairs.c.key, pairs.c.index)
+            with self._transaction(reading=True) as connection:
+                rows = connection.execute(query).all()
+            last: Judged | None = None
+            for row in rows:
+                last = _judged(row, last)
+                found[row.key].append(last)
+        return found
+
+    def human_pairs(
+        self, run: str, keys: Sequence[str] | None = None, *, page: int = 500
+    ) -> Iterator[Judged]:
+        """The pairs that follow from people's ratings, of some prompts or of all, in their order.
+
+        Read page by page. Each brings what people said of its prompt.
+        """
+        of = and_(curated.c.run == prompts.c.run, curated.c.key == prompts.c.key)
+        names = ("key", "ordinal", "input", "recipe_hash")
+        query = select(*(prompts.c[name] for name in names), *_MADE, curated.c.people)
+        query = query.add_columns(curated.c.pairs).join(curated, of).where(prompts.c.run == run)
+        query = query.order_by(prompts.c.ordinal, prompts.c.key)
+        if keys is not None:
+            query = query.where(curated.c.key.in_(keys))
+        after: Any = None
+        while True:
+            rest = query
+            if after is not None:
+                rest = query.where(
+                    tuple_(prompts.c.ordinal, prompts.c.key) > (after.ordinal, after.key)
+                )
+            with self._transaction(reading=True) as connection:
+                found = connection.execute(rest.limit(page)).all()
+            for row in found:
+                one = _curated(row)
+                for pair in one.pairs:
+                    yield replace(_prompt_of(row, pair), people=one.people)
+            if len(found) < page:
+                return
+            after = found[-1]
+
+
+def _rows() -> Any:
+    """Pairs with what they were made from."""
+    joined = pairs.join(prompts, and_(prompts.c.run == pairs.c.run, prompts.c.key == pairs.c.key))
+    names = ("key", "ordinal", "input", "generations", "judgements", "recipe_hash")
+    query = select(pairs.c.row, pairs.c.index, *(prompts.c[name] for name in names))
+    return query.select_from(joined)
 
 
 def sum_calls(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
@@ -697,6 +836,23 @@ def _pairs_of(connection: Connection, run: str, keys: Sequence[str]) -> dict[str
     for row in connection.execute(query):
         found[row.key].append(Pair(**json.loads(row.row)))
     return found
+
+
+def _concluded(row: Any, made: Iterable[Pair]) -> Concluded:
+    return Concluded(
+        row.key,
+        row.state,
+        row.reason,
+        tuple(made),
+        _generations(row.generations),
+        _judgements(row.judgements),
+        _prompt(row.input),
+    )
+
+
+def _curated(row: Any) -> Curated:
+    made = tuple(Pair(**pair) for pair in json.loads(row.pairs))
+    return Curated(json.loads(row.people), made)
 
 
 def _is(run: str, key: str) -> Any:
@@ -859,6 +1015,10 @@ def _judged(row: Any, last: Judged | None) -> Judged:
     pair = Pair(**json.loads(row.row))
     if last is not None and last.key == row.key:
         return replace(last, pair=pair)
+    return _prompt_of(row, pair)
+
+
+def _prompt_of(row: Any, pair: Pair) -> Judged:
     return Judged(
         key=row.key,
         prompt=_prompt(row.input),

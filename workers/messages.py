@@ -16,6 +16,7 @@ GENERATE = "prefmill.generate"
 GROUP = "prefmill.group"
 JUDGE = "prefmill.judge"
 SINK = "prefmill.sink"
+DELIVER = "prefmill.deliver"
 RECONCILE = "prefmill.reconcile"
 SET_ASIDE = "prefmill.set_aside"
 

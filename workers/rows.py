@@ -2,11 +2,11 @@
 
 `default` trains unchanged with TRL (explicit prompt, message lists, verified with TRL 1.16); `full`
 has everything, in distilabel's shape, and kept ties; `reward` repeats the prompt in both texts;
-`kto` is unpaired. Nothing is stored twice: all are derived from one prompt, its generations and
-judgements, and its pairs.
+`kto` is unpaired; `human` has the pairs that follow from people's ratings. Nothing is stored twice:
+all are derived from one prompt, its generations and judgements, and its pairs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from workers.grouping import usable
@@ -18,9 +18,10 @@ DEFAULT = "default"
 FULL = "full"
 REWARD = "reward"
 KTO = "kto"
+HUMAN = "human"
 
 #: The configurations of a dataset's folder; `COLUMNS` names all there are.
-CONFIGURATIONS = (DEFAULT, FULL)
+CONFIGURATIONS = (DEFAULT, FULL, HUMAN)
 
 #: Our columns and their types, in order; the source's own columns come before them.
 Schema = tuple[tuple[str, str], ...]
@@ -55,11 +56,17 @@ KTO_COLUMNS: Schema = (
     ("model", "string"),
     ("rating", "float"),
 )
+HUMAN_COLUMNS: Schema = (
+    *DEFAULT_COLUMNS,
+    ("annotators", "int"),
+    ("disagreement", "float"),
+)
 COLUMNS = {
     DEFAULT: DEFAULT_COLUMNS,
     FULL: FULL_COLUMNS,
     REWARD: REWARD_COLUMNS,
     KTO: KTO_COLUMNS,
+    HUMAN: HUMAN_COLUMNS,
 }
 
 #: Names that TRL's trainers act on (trl/data_utils.py), so no source column may bear them.
@@ -99,7 +106,7 @@ def _acts(name: str) -> bool:
         return True
     if name.startswith("source_"):
         return False
-    return name.endswith("_ids") or (name.startswith("ref_") and name.endswith("_logps"))
+    return name.endswith(("_ids", "_labels", "_logps"))
 
 
 def default_row(prompt: Prompt, pair: Pair) -> dict[str, Any]:
@@ -124,6 +131,18 @@ def reward_row(prompt: Prompt, pair: Pair) -> dict[str, Any]:
     row = default_row(prompt, pair)
     asked = row.pop("prompt")
     return row | {"chosen": asked + row["chosen"], "rejected": asked + row["rejected"]}
+
+
+def human_row(prompt: Prompt, pair: Pair, people: Mapping[str, Any]) -> dict[str, Any]:
+    """One row of `human`, without the source's columns: `default` and how sure people were.
+
+    `people` is what `workers.curation` makes of their answers, in JSON. `disagreement` is in points
+    of the rating, null if one person answered.
+    """
+    return default_row(prompt, pair) | {
+        "annotators": people["annotators"],
+        "disagreement": people["disagreement"],
+    }
 
 
 def kto_rows(prompt: Prompt, pairs: Iterable[Pair]) -> list[dict[str, Any]]:

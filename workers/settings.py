@@ -5,6 +5,7 @@ password are masked in every repr.
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +19,9 @@ BROKER_SCHEMES = ("redis", "rediss", "redis+socket")
 DATABASE_SCHEMES = ("sqlite", "postgresql+psycopg")
 _IN_MEMORY = ("", ":memory:")
 MIN_VISIBILITY_TIMEOUT_S = 3.0
+_TOKENS = ("HF_TOKEN", "ARGILLA_API_KEY")
+#: A shorter one would be found in texts that have nothing to do with it.
+MIN_SECRET_CHARACTERS = 8
 DEFAULT_DATABASE = "sqlite:///prefmill-data/ledger.db"
 
 
@@ -32,6 +36,8 @@ class Settings(BaseSettings):
     #: Seconds after which messages that a dead worker held are delivered again; living workers
     #: renew theirs. The same for every process on a broker, because all share one table of them.
     visibility_timeout: float = Field(default=60.0, ge=MIN_VISIBILITY_TIMEOUT_S, le=86_400)
+    #: Seconds that rows and records wait for others before they are delivered together.
+    deliver_every: float = Field(default=60.0, ge=1, le=86_400)
 
     def require_broker(self) -> str:
         """The broker's URL. Raises: SettingsError if it is not set or of a kind we cannot use."""
@@ -71,10 +77,14 @@ def read_settings() -> Settings:
     except ValidationError as exc:
         first = exc.errors()[0]
         name = f"PREFMILL_{'_'.join(map(str, first['loc'])).upper()}"
-        if name == "PREFMILL_VISIBILITY_TIMEOUT":
+        least = {
+            "PREFMILL_VISIBILITY_TIMEOUT": MIN_VISIBILITY_TIMEOUT_S,
+            "PREFMILL_DELIVER_EVERY": 1,
+        }
+        if name in least:
             raise SettingsError(
                 f"{name} is {str(first['input'])!r}; "
-                f"accepted: seconds, from {MIN_VISIBILITY_TIMEOUT_S:g} to 86400"
+                f"accepted: seconds, from {least[name]:g} to 86400"
             ) from None
         raise SettingsError(f"{name} is empty; accepted: a value, or no such variable") from None
 
@@ -125,6 +135,33 @@ def hub_token() -> str:
     return _secret("HF_TOKEN", "hub", "a token that may write to the repository")
 
 
+def hub_endpoint() -> str | None:
+    """The Hub's URL, if it is another than the public one."""
+    return os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or None
+
+
+def hub_token_if_any() -> str | None:
+    """The Hub's token; None without one."""
+    return os.environ.get("HF_TOKEN", "").strip() or None
+
+
+def secrets(recipe: Recipe) -> frozenset[str]:
+    """Every key, token and password that this process knows, to keep them out of what leaves it."""
+    variables = {e.api_key_env for e in recipe.endpoints.values() if e.api_key_env}
+    found = {os.environ.get(name, "").strip() for name in (*variables, *_TOKENS)}
+    settings = read_settings()
+    for url in (settings.broker_url, settings.database_url):
+        found.add(_password(url.get_secret_value()) if url is not None else "")
+    return frozenset(value for value in found if len(value) >= MIN_SECRET_CHARACTERS)
+
+
+def _password(url: str) -> str:
+    try:
+        return urlsplit(url).password or ""
+    except ValueError:
+        return ""
+
+
 def argilla_access(recipe: Recipe) -> tuple[str, str]:
     """URL and key of the Argilla server. Raises: SettingsError if a variable is not set."""
     assert recipe.argilla is not None
@@ -139,11 +176,12 @@ def argilla_access(recipe: Recipe) -> tuple[str, str]:
     return url, _secret("ARGILLA_API_KEY", "argilla", "the key of a user of that server")
 
 
-def check_destinations(recipe: Recipe) -> None:
+def check_destinations(recipe: Recipe, names: Iterable[str] | None = None) -> None:
     """Raises: SettingsError for the first variable that a configured destination lacks."""
-    if recipe.argilla is not None:
+    wanted = recipe.destinations if names is None else names
+    if "argilla" in wanted:
         argilla_access(recipe)
-    if recipe.hub is not None:
+    if "hub" in wanted:
         hub_token()
 
 

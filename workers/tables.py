@@ -16,6 +16,7 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -43,6 +44,9 @@ BUSY_TIMEOUT_S = 30
 
 #: Of a longer position the end is kept.
 POSITION_CHARACTERS = 512
+
+#: Of the name of a destination, with its place.
+DESTINATION_CHARACTERS = 512
 
 metadata = MetaData()
 
@@ -130,6 +134,72 @@ skipped = Table(
     Column("reason", String(64), nullable=False),
     Column("detail", Text),
     Index("skipped_by_reason", "run", "reason"),
+)
+
+curated = Table(
+    "curated",
+    metadata,
+    Column("run", String(64), primary_key=True),
+    Column("key", String(64), primary_key=True),
+    # What people said of the prompt's generations, and the pairs that follow from it.
+    Column("people", Text, nullable=False),
+    Column("pairs", Text, nullable=False),
+    Column("pulled_at", Float, nullable=False),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("sequence", _LARGE, primary_key=True, autoincrement=True),
+    Column("run", String(64), nullable=False),
+    Column("destination", String(DESTINATION_CHARACTERS), nullable=False),
+    # `record` of a judged prompt, its `pairs`, or its `human` pairs.
+    Column("kind", String(16), nullable=False),
+    Column("key", String(64), nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("detail", Text),
+    # Grows when what is to be delivered changes; `sealed` is the one that the shard holds.
+    Column("revision", Integer, nullable=False, server_default="0"),
+    Column("sealed", Integer),
+    Column("shard", Integer),
+    # What a compaction that is under way will make of it.
+    Column("next_shard", Integer),
+    Column("next_sealed", Integer),
+    Column("next_rows", Integer),
+    Column("queued_at", Float, nullable=False),
+    Column("delivered_at", Float),
+    UniqueConstraint("run", "destination", "kind", "key"),
+    Index("outbox_by_state", "run", "destination", "state", "rows"),
+    Index("outbox_in_order", "run", "destination", "state", "sequence"),
+    Index("outbox_by_shard", "run", "destination", "shard"),
+)
+
+shards = Table(
+    "shards",
+    metadata,
+    Column("run", String(64), primary_key=True),
+    Column("destination", String(DESTINATION_CHARACTERS), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("configuration", String(16), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    # SHA-256 of the Arrow schema.
+    Column("columns", String(64), nullable=False),
+    # The file, until it is delivered: a retry sends the same bytes, from any host.
+    Column("content", LargeBinary),
+)
+
+destinations = Table(
+    "destinations",
+    metadata,
+    Column("run", String(64), primary_key=True),
+    Column("destination", String(DESTINATION_CHARACTERS), primary_key=True),
+    # Why nothing is delivered, and since when.
+    Column("trouble", Text),
+    Column("since", Float),
 )
 
 

@@ -31,7 +31,17 @@ from workers.flow import publish
 from workers.grouping import by_prompt
 from workers.ledger import Work
 from workers.liveness import Death
-from workers.messages import GENERATE, GROUP, JUDGE, RECONCILE, SET_ASIDE, SINK, Batch, queue
+from workers.messages import (
+    DELIVER,
+    GENERATE,
+    GROUP,
+    JUDGE,
+    RECONCILE,
+    SET_ASIDE,
+    SINK,
+    Batch,
+    queue,
+)
 from workers.outcomes import conclude
 from workers.quarantine import Quarantine
 from workers.reconciler import interval_s, look_after
@@ -54,6 +64,9 @@ PAUSE_S = 2.0
 
 #: A suspect waits this long for room in its quarantine, in seconds, before it goes back.
 APART_S = 60.0
+
+#: How often is looked whether something should be delivered, in seconds.
+DELIVER_S = 10.0
 
 _stopping = threading.Event()
 _foreign: set[str] = set()
@@ -216,7 +229,8 @@ def sink(self: Task, judged: dict[str, Any], message: dict[str, str]) -> None:
             {k: [judgement_from_json(j) for j in v] for k, v in judged["judgements"].items()},
         )
         # A stale batch commits nothing: its prompts' answers are needed by a newer one.
-        if mill.ledger.commit(batch.run, batch.id, outcomes):
+        names = mill.recipe.destinations.values()
+        if mill.ledger.commit(batch.run, batch.id, outcomes, names):
             mill.calls.run(mill.calls.admission.forget([outcome.key for outcome in outcomes]))
 
 
@@ -226,6 +240,14 @@ def reconcile_run(self: Task) -> None:
     mill = current()
     with _ending(self, mill, None):
         look_after(app, mill.ledger, mill.broker, mill.doors, mill.recipe)
+
+
+@app.task(name=DELIVER, bind=True)  # type: ignore[untyped-decorator]
+def deliver(self: Task, destination: str) -> None:
+    """Carry to Argilla or to the Hub what waits there, if it is worth it."""
+    mill = current()
+    with _ending(self, mill, None):
+        mill.deliver(destination)
 
 
 @app.task(name=SET_ASIDE, bind=True)  # type: ignore[untyped-decorator]
@@ -284,13 +306,17 @@ class Beat(Scheduler):  # type: ignore[misc]
     """Celery's beat with its schedule in memory: nothing in it is worth a file."""
 
     def setup_schedule(self) -> None:
-        """The one thing to do in time: look for what was lost."""
-        recipe = current().recipe
-        every = interval_s(recipe)
-        entry = {
-            "task": RECONCILE,
-            "schedule": every,
-            # A tick that waited longer than to the next one is worth nothing.
-            "options": {"queue": queue(recipe.name, "sink"), "expires": every},
-        }
-        self.merge_inplace({f"reconcile-{recipe.name}": entry})
+        """What is to be done in time: look for what was lost, and deliver."""
+        mill = current()
+        recipe = mill.recipe
+        entries = {f"reconcile-{recipe.name}": _timed(RECONCILE, interval_s(recipe), "sink")}
+        for name in recipe.destinations:
+            every_s = min(DELIVER_S, mill.settings.deliver_every)
+            entries[f"deliver-{recipe.name}-{name}"] = _timed(DELIVER, every_s, "deliver", name)
+        self.merge_inplace(entries)
+
+
+def _timed(task: str, every_s: float, short: str, *arguments: str) -> dict[str, Any]:
+    # A tick that waited longer than to the next one is worth nothing.
+    options = {"queue": queue(current().recipe.name, short), "expires": every_s}
+    return {"task": task, "schedule": every_s, "args": arguments, "options": options}

@@ -9,6 +9,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from workers.admission import FleetAdmission
 from workers.broker import Broker
@@ -20,6 +21,9 @@ from workers.liveness import Liveness
 from workers.recipe import LOCAL_MODEL_URL, Recipe
 from workers.recipe_file import load
 from workers.settings import Settings, api_keys, read_settings
+
+if TYPE_CHECKING:
+    from workers.delivery import Ticking
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,9 @@ class Worker:
     settings: Settings
     #: Tells this process from every other and from its own predecessors.
     process: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    #: Set when this process was told to stop.
+    stopping: threading.Event = field(default_factory=threading.Event)
+    _delivering: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -65,6 +72,23 @@ class Worker:
         url, timeout_s = self.settings.require_broker(), self.settings.visibility_timeout
         return Liveness(url, self.recipe.name, self.process, timeout_s)
 
+    @cached_property
+    def _deliveries(self) -> dict[str, "Ticking"]:
+        # Argilla's and the Hub's clients take seconds to import: only who delivers pays for them.
+        from workers.delivery import Delivery, Ticking
+
+        return {
+            name: Ticking(Delivery(self.ledger, self.recipe, name, self.stopping))
+            for name in self.recipe.destinations
+        }
+
+    def deliver(self, destination: str) -> None:
+        """Carry to a destination what waits for it, if it is time. Raises: LedgerError."""
+        with self._delivering:
+            found = self._deliveries.get(destination)
+        if found is not None:
+            found.tick(self.settings.deliver_every)
+
     def open(self) -> None:
         """Open everything now, on one thread; a ledger that is away is opened when it is back."""
         with suppress(LedgerError):
@@ -72,7 +96,8 @@ class Worker:
         _ = self.broker, self.doors, self.calls, self.liveness
 
     def drain(self) -> None:
-        """Begin no call any more."""
+        """Begin no call and no delivery any more."""
+        self.stopping.set()
         if "calls" in vars(self):
             self.calls.drain()
 

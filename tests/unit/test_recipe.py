@@ -69,7 +69,8 @@ def test_a_shipped_recipe_loads_by_its_name(name: str) -> None:
     recipe = load(name)
     assert name in shipped()
     assert len(recipe.generators) == 2
-    assert recipe.queues[-2:] == ["judge", "sink"]
+    assert recipe.queues[-3:] == ["judge", "sink", "deliver"]
+    assert recipe.destinations == {}
 
 
 def test_the_tutorial_is_distilabels() -> None:
@@ -141,8 +142,12 @@ def test_what_is_no_mapping_in_yaml_is_refused(
     ("path", "value", "parts"),
     [
         ("colour", "red", ["colour: unknown key", "accepted: name, seed, source"]),
-        ("argilla", {}, ["argilla: unknown key"]),
-        ("hub", {"repo_id": "me/it"}, ["hub: unknown key"]),
+        ("argilla", {"url": "x"}, ["argilla.url: unknown key", "api_url, workspace, dataset"]),
+        ("argilla", {"api_url": "ftp://x"}, ["argilla.api_url: 'ftp://x'", "http://"]),
+        ("hub", {}, ["hub.repo_id: missing, and required"]),
+        ("hub", {"repo_id": "it"}, ["hub.repo_id: 'it'", "owner/name"]),
+        ("hub", {"repo_id": "me/../it"}, ["hub.repo_id: 'me/../it'", "owner/name"]),
+        ("hub", {"repo_id": "me/it", "token": "x"}, ["hub.token: unknown key", "repo_id, private"]),
         ("source.splt", "x", ["source.splt: unknown key", "hub, file, stdin, split"]),
         ("source.columns.chat", "x", ["source.columns.chat: unknown", ": instruction, system"]),
         ("source.columns.messages", "", ["source.columns.messages: ''", "at least 1"]),

@@ -1,0 +1,138 @@
+"""People's ratings back from Argilla: into the ledger, and pairs again where they are given.
+
+A person's word wins over the judge's, text by text; what people did not rate keeps the judge's
+rating. The judge's own pairs stay as they are.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from workers.curation import (
+    Agreement,
+    Answer,
+    latest,
+    people_from_json,
+    people_to_json,
+    summarise,
+    winning,
+)
+
+from workers.delivery import open_argilla
+from workers.grouping import usable
+from workers.judging import Verdict, verdict
+from workers.ledger import Concluded, Curated, Ledger
+from workers.pairing import make_pairs
+from workers.recipe import Recipe
+from workers.records import Pair, Rejected
+
+#: After so many answers there is a line of progress.
+TOLD_EVERY = 1_000
+
+
+@dataclass(slots=True)
+class Pulled:
+    """What a pull found."""
+
+    prompts: int = 0
+    changed: int = 0
+    rows: int = 0
+    flipped: int = 0
+    unknown: int = 0
+    agreement: Agreement = field(default_factory=Agreement)
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        lines = [
+            f"{self.prompts} prompts are rated by people, {self.changed} of them changed since the "
+            "last pull",
+            f"{self.rows} pairs follow from that, in the configuration `human`; {self.flipped} "
+            "prompts have their preference turned",
+        ]
+        if self.unknown:
+            lines.append(f"{self.unknown} rated records belong to no judged prompt of this run")
+        return [*lines, *self.agreement.lines()]
+
+
+def pull(ledger: Ledger, recipe: Recipe, say: Callable[[str], None]) -> Pulled:
+    """Read what people submitted, and make pairs of it.
+
+    Raises: DestinationAway, DestinationRefused, LedgerError.
+    """
+    answers = list(_told(open_argilla(recipe).answers(), say))
+    rated, each = summarise(answers), latest(answers)
+    judged = ledger.judged_prompts(recipe.name, sorted(rated))
+    found = Pulled(unknown=len(rated) - len(judged))
+    made: dict[str, Curated] = {}
+    for key, one in judged.items():
+        people = people_to_json(rated[key])
+        pairs = pairs_by_people(recipe, one, people)
+        made[key] = Curated(people, pairs)
+        found.prompts += 1
+        found.rows += len(pairs)
+        found.flipped += _turned(one.pairs, pairs)
+        _compare(found.agreement, recipe, one, people, each[key])
+    found.changed = ledger.curate(recipe.name, made, recipe.destinations.values())
+    return found
+
+
+def again(ledger: Ledger, recipe: Recipe) -> int:
+    """People's pairs again, by the recipe's policy; returns how many prompts changed."""
+    known = ledger.people(recipe.name)
+    judged = ledger.judged_prompts(recipe.name, sorted(known))
+    made = {
+        key: Curated(one.people, pairs_by_people(recipe, judged[key], one.people))
+        for key, one in known.items()
+        if key in judged
+    }
+    return ledger.curate(recipe.name, made, recipe.destinations.values()) if known else 0
+
+
+def pairs_by_people(
+    recipe: Recipe, judged: Concluded, people: Mapping[str, Any]
+) -> tuple[Pair, ...]:
+    """The pairs of a prompt with people's ratings in place of the judge's; none if they tie."""
+    texts = usable(judged.generations)
+    said = verdict(judged.judgements, len(texts), quorum=1)
+    if not isinstance(said, Verdict):
+        return ()
+    rating = people_from_json(people)
+    nobody: list[float | None] = [None] * len(texts)
+    spoken = winning(texts, nobody, recipe.slots, rating)
+    made = make_pairs(
+        texts,
+        winning(texts, said.ratings, recipe.slots, rating),
+        recipe.pairs,
+        # Where people spoke, it does not matter what a judge made of the order.
+        flipped={(i, j) for i, j in said.flipped if spoken[i] is None and spoken[j] is None},
+        draw=f"{recipe.seed}:{judged.key}:pairs",
+    )
+    return () if isinstance(made, Rejected) else tuple(made)
+
+
+def _compare(
+    agreement: Agreement,
+    recipe: Recipe,
+    judged: Concluded,
+    people: Mapping[str, Any],
+    each: Sequence[Mapping[int, int]],
+) -> None:
+    texts = usable(judged.generations)
+    said = verdict(judged.judgements, len(texts), quorum=1)
+    if isinstance(said, Verdict):
+        nobody: list[float | None] = [None] * len(texts)
+        rating = people_from_json(people)
+        agreement.add(said.ratings, winning(texts, nobody, recipe.slots, rating), each)
+
+
+def _turned(judges: Iterable[Pair], peoples: Iterable[Pair]) -> bool:
+    """Whether people chose a text that the judge had rejected against the same one."""
+    before = {(pair.chosen, pair.rejected) for pair in judges if not pair.tie}
+    return any((pair.rejected, pair.chosen) in before for pair in peoples)
+
+
+def _told(answers: Iterable[Answer], say: Callable[[str], None]) -> Iterable[Answer]:
+    for number, answer in enumerate(answers, 1):
+        if number % TOLD_EVERY == 0:
+            say(f"{number} answers read")
+        yield answer

@@ -1,0 +1,458 @@
+"""Deliveries end to end: a real argilla-server, a Hub server that can fail, real commands.
+
+What arrived is counted on the other side, never asked of prefmill alone.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.argilla_server import ANNOTATOR_KEYS, ArgillaServer
+from tests.faults.proxy import Proxy
+from tests.hub_server import WRITE_TOKEN, HubServer, hub_environment
+from tests.llm_server import LlmServer
+from tests.mill import Mill, eventually, mill, recipe, write_prompts
+
+REPO = "me/preferences"
+
+LOAD = """
+import json, sys
+from datasets import load_dataset
+rows = load_dataset(sys.argv[1], sys.argv[2], split="train", streaming=sys.argv[3] == "stream")
+print(json.dumps(list(rows)))
+"""
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+class Delivering:
+    """A mill with both destinations, and what is to be found there."""
+
+    def __init__(self, one: Mill, hub: HubServer, argilla: ArgillaServer, dataset: str) -> None:
+        self.one, self.hub, self.argilla, self.dataset = one, hub, argilla, dataset
+
+    def loaded(self, configuration: str = "default", how: str = "") -> list[dict[str, Any]]:
+        """The rows of a configuration, as `datasets` loads them from the Hub."""
+        command = [sys.executable, "-c", LOAD, REPO, configuration, how]
+        home = self.one.folder / f"hf-{uuid.uuid4().hex[:8]}"
+        environment = {**self.one.environment, "HF_HOME": str(home)}
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=90, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        rows: list[dict[str, Any]] = json.loads(done.stdout)
+        return rows
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records of the Argilla dataset."""
+        path = f"datasets/{self.dataset_id()}/records?include=responses&include=suggestions"
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.argilla.request("GET", f"{path}&limit=500&offset={len(found)}")["items"]
+            found += page
+            if len(page) < 500:
+                return found
+
+    def dataset_id(self) -> str:
+        """The id of the run's dataset in Argilla."""
+        items = self.argilla.request("GET", "me/datasets")["items"]
+        (mine,) = [item["id"] for item in items if item["name"] == self.dataset]
+        return str(mine)
+
+    def commits(self) -> int:
+        """How often the repository was changed."""
+        return len(self.hub.repositories[REPO].commits)
+
+    def check(self, status: dict[str, Any]) -> None:
+        """Every judged prompt is one record, every row is one row, and the card loads."""
+        rows, full = self.loaded(), self.loaded("full")
+        assert len(rows) == status["rows"] == status["deliveries"]["hub"]["delivered"]
+        assert len(full) == len(rows)
+        texts = Counter(json.dumps(row, sort_keys=True) for row in rows)
+        assert texts == Counter(json.dumps(row, sort_keys=True) for row in self.one.rows())
+        assert set(texts.values()) <= {1}
+        keys = [record["external_id"] for record in self.records()]
+        judged = status["paired"] + status["rejected"].get("tie", 0)
+        assert len(keys) == len(set(keys)) == judged
+        assert status["deliveries"]["argilla"] == {"pending": 0, "delivered": judged}
+        assert status["deliveries"]["hub"]["pending"] == 0
+
+
+def delivering(
+    folder: Path,
+    hub: HubServer,
+    argilla: ArgillaServer,
+    llm: LlmServer,
+    *,
+    api_url: str | None = None,
+    endpoint: str | None = None,
+    **more: str,
+) -> Delivering:
+    """A mill of 60 prompts whose recipe names both destinations; not started."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_prompts(folder / "prompts.jsonl", 60)
+    dataset = f"set-{uuid.uuid4().hex[:10]}"
+    sections = {
+        "argilla": {"workspace": argilla.workspace, "dataset": dataset},
+        "hub": {"repo_id": REPO, "private": False},
+    }
+    environment = hub_environment(hub, folder / "hf") | {
+        "HF_TOKEN": WRITE_TOKEN,
+        "ARGILLA_API_URL": api_url or argilla.api_url,
+        "ARGILLA_API_KEY": argilla.api_key,
+        "PREFMILL_DATABASE_URL": f"sqlite:///{folder / 'prefmill-data/ledger.db'}",
+    }
+    if endpoint is not None:
+        environment["HF_ENDPOINT"] = endpoint
+    data = recipe(llm.base_url, {"file": "prompts.jsonl"}, **sections)
+    return Delivering(Mill(folder, data, **(environment | more)), hub, argilla, dataset)
+
+
+@pytest.fixture
+def ties() -> Iterator[LlmServer]:
+    """An LLM server whose judge lets about every twelfth prompt tie."""
+    with LlmServer(latency="fixed:0.02", judge_equal=0.08) as server:
+        yield server
+
+
+def test_a_run_delivers_everything_once_and_a_second_one_adds_nothing(
+    tmp_path: Path, hub: HubServer, argilla: ArgillaServer, ties: LlmServer
+) -> None:
+    there = delivering(tmp_path, hub, argilla, ties)
+    done = there.one.call("run", timeout_s=120)
+    assert done.returncode == 0, done.stderr + there.one.logs()
+    status = there.one.status()
+    assert status["rejected"]["tie"] > 0
+    there.check(status)
+    assert there.loaded("default", "stream") == there.loaded()
+    assert there.loaded("full", "stream") == there.loaded("full")
+    for row in there.loaded("full"):
+        assert len(row["generations"]) == len(row["ratings"]) == 2
+    commits, records = there.commits(), there.records()
+    again = there.one.call("run", timeout_s=120)
+    assert again.returncode == 0, again.stderr
+    assert there.commits() == commits
+    assert there.records() == records
+    assert there.one.status() == status
+    for secret in (WRITE_TOKEN, argilla.api_key):
+        assert secret not in done.stdout + done.stderr + there.one.logs()
+        assert all(secret.encode() not in data for data in hub.repositories[REPO].files.values())
+
+
+def test_suggestions_are_the_judges_words_and_metadata_has_them_exactly(
+    tmp_path: Path, hub: HubServer, argilla: ArgillaServer, ties: LlmServer
+) -> None:
+    there = delivering(tmp_path, hub, argilla, ties)
+    assert there.one.call("run", "--limit", "12", timeout_s=120).returncode == 0
+    rows = {row["prompt_id"]: row for row in there.loaded("full")}
+    questions = argilla.request("GET", f"datasets/{there.dataset_id()}/questions")["items"]
+    names = {question["id"]: question["name"] for question in questions}
+    assert set(names.values()) == {
+        f"generations-{n}-{what}" for n in (0, 1) for what in ("rating", "rationale")
+    }
+    found = {record["fields"]["id"]: record for record in there.records()}
+    assert set(rows) <= set(found)
+    for prompt_id, row in rows.items():
+        record = found[prompt_id]
+        said = {names[one["question_id"]]: one for one in record["suggestions"]}
+        for n, (text, rating) in enumerate(zip(row["generations"], row["ratings"], strict=True)):
+            assert record["fields"][f"generations-{n}"] == text
+            assert said[f"generations-{n}-rating"]["value"] == rating
+            assert said[f"generations-{n}-rating"]["agent"] == "judge"
+            assert said[f"generations-{n}-rationale"]["value"] == row["rationales"][n]
+
+
+def test_a_fleet_delivers_as_it_goes(
+    tmp_path: Path, hub: HubServer, argilla: ArgillaServer, llm: LlmServer, broker_url: str
+) -> None:
+    there = delivering(
+        tmp_path,
+        hub,
+        argilla,
+        llm,
+        PREFMILL_BROKER_URL=broker_url,
+        PREFMILL_DELIVER_EVERY="1",
+    )
+    try:
+        for queue in ("generate.a", "generate.b", "judge", "sink", "deliver"):
+            there.one.start("worker", queue)
+        there.one.start("beat")
+        assert there.one.call("enqueue").returncode == 0
+
+        def arrived() -> bool:
+            deliveries = there.one.status()["deliveries"]
+            return [of["delivered"] for of in deliveries.values()] == [60, 60]
+
+        eventually(arrived, within_s=90, what="60 records and rows\n" + there.one.logs())
+        there.check(there.one.status())
+    finally:
+        there.one.close()
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("down_s", [6, pytest.param(60, marks=pytest.mark.chaos)])
+def test_destinations_that_are_down_for_a_while_lose_nothing(
+    tmp_path: Path, hub: HubServer, argilla: ArgillaServer, llm: LlmServer, down_s: int
+) -> None:
+    with (
+        Proxy(argilla.api_url.removeprefix("http://")) as to_argilla,
+        Proxy(hub.endpoint.removeprefix("http://")) as to_hub,
+    ):
+        there = delivering(
+            tmp_path,
+            hub,
+            argilla,
+            llm,
+            api_url=f"http://127.0.0.1:{to_argilla.port}",
+            endpoint=f"http://127.0.0.1:{to_hub.port}",
+            PREFMILL_DELIVER_EVERY="1",
+        )
+        to_argilla.cut()
+        to_hub.cut()
+        process = there.one.start("run")
+        since = time.monotonic()
+        eventually(
+            lambda: (tmp_path / "prefmill-data/dataset").exists(),
+            within_s=90,
+            what="the run itself\n" + there.one.logs(),
+        )
+        while time.monotonic() - since < down_s:
+            assert process.poll() is None
+            time.sleep(0.2)
+        to_argilla.heal()
+        to_hub.heal()
+        assert process.wait(timeout=100) == 0, there.one.logs()
+        there.check(there.one.status())
+
+
+def test_a_lost_answer_a_foreign_commit_and_a_busy_hub_still_make_every_row_once(
+    tmp_path: Path, hub: HubServer, argilla: ArgillaServer, llm: LlmServer
+) -> None:
+    there = delivering(tmp_path, hub, argilla, llm)
+    lost = hub.fail("POST .*/commit/", status=500, applied=True)
+    assert there.one.call("run", "--limit", "20", timeout_s=120).returncode == 0
+    assert lost.hits == 1
+    there.check(there.one.status())
+    stale = hub.fail("POST .*/commit/", status=412)
+    busy = hub.fail("POST .*/commit/", status=429, headers={"Retry-After": "1"})
+    cut = hub.fail("POST .*/commit/", cut=True)
+    gone = hub.fail("POST .*/commit/", cut=True, applied=True)
+    hub.put(REPO, {"notes.md": b"somebody's own file"})
+    assert there.one.call("run", "--limit", "40", timeout_s=120).returncode == 0
+    assert [fault.hits for fault in (stale, busy, cut, gone)] == [1, 1, 1, 1]
+    there.check(there.one.status())
+    assert hub.repositories[REPO].files["notes.md"] == b"somebody's own file"
+
+
+@pytest.mark.timeout(300)
+def test_sigkill_during_delivery_ten_times_makes_every_row_once(
+    tmp_path: Path, hub: HubServer, argilla: ArgillaServer, llm: LlmServer
+) -> None:
+    there = delivering(tmp_path, hub, argilla, llm)
+    alone = there.one.recipe.read_text()
+    there.one.recipe.write_text(
+        "\n".join(line for line in alone.splitlines() if not _destination(line, alone))
+    )
+    assert there.one.call("run", timeout_s=120).returncode == 0
+    there.one.recipe.write_text(alone)
+    hub.fail(".*", times=10_000, delay_s=0.05)
+    rng, killed = random.Random(5), 0
+    for _ in range(10):
+        process = there.one.start("sync")
+        exchanges = len(hub.exchanges)
+        eventually(
+            lambda so_far=exchanges, p=process: len(hub.exchanges) > so_far or p.poll() is not None,
+            within_s=30,
+            what="a first request",
+        )
+        time.sleep(rng.uniform(0.0, 0.8))
+        killed += process.poll() is None
+        process.kill()
+        process.wait()
+    print(f"{killed} of 10 were at work when they were killed")
+    assert there.one.call("sync").returncode == 0
+    there.check(there.one.status())
+
+
+def _destination(line: str, text: str) -> bool:
+    """Whether a line of the recipe belongs to a destination's section."""
+    section = ""
+    for one in text.splitlines():
+        if one and not one.startswith((" ", "-")):
+            section = one.partition(":")[0]
+        if one == line and section in ("argilla", "hub"):
+            return True
+    return False
+
+
+def test_an_argilla_dataset_of_another_form_is_told_and_left_alone(
+    tmp_path: Path, hub: HubServer, argilla: ArgillaServer, llm: LlmServer
+) -> None:
+    there = delivering(tmp_path, hub, argilla, llm)
+    (workspace,) = [
+        one["id"]
+        for one in argilla.request("GET", "me/workspaces")["items"]
+        if one["name"] == argilla.workspace
+    ]
+    made = argilla.request(
+        "POST", "datasets", {"name": there.dataset, "workspace_id": workspace, "guidelines": "-"}
+    )
+    path = f"datasets/{made['id']}"
+    text = {"type": "text", "use_markdown": False}
+    field = {"name": "text", "title": "Text", "required": True, "settings": text}
+    argilla.request("POST", f"{path}/fields", field)
+    argilla.request("POST", f"{path}/questions", {**field, "name": "said", "settings": text})
+    argilla.request("PUT", f"{path}/publish")
+    done = there.one.call("run", timeout_s=120)
+    assert done.returncode == 2, done.stderr
+    assert "field" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert llm.stats()["models"] == {}
+    assert there.records() == []
+
+
+def test_a_repository_that_holds_data_of_others_is_not_written_to(
+    tmp_path: Path, hub: HubServer, argilla: ArgillaServer, llm: LlmServer
+) -> None:
+    there = delivering(tmp_path, hub, argilla, llm)
+    hub.put(REPO, {"data/train-00000-of-00001.parquet": b"theirs"})
+    done = there.one.call("run", timeout_s=120)
+    assert done.returncode == 2, done.stderr
+    assert "hub.repo_id" in done.stderr
+    assert "train-00000-of-00001.parquet" in done.stderr
+    assert there.commits() == 1
+
+
+@pytest.mark.parametrize("variable", ["HF_TOKEN", "ARGILLA_API_KEY", "ARGILLA_API_URL"])
+def test_a_missing_variable_is_told_before_anything_begins(
+    tmp_path: Path, hub: HubServer, argilla: ArgillaServer, llm: LlmServer, variable: str
+) -> None:
+    there = delivering(tmp_path, hub, argilla, llm)
+    del there.one.environment[variable]
+    for command in (["run"], ["worker", "deliver"]):
+        done = there.one.call(*command)
+        assert done.returncode == 2, done.stderr
+        assert f"{variable} is not set" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "prefmill-data/ledger.db").exists()
+
+
+def answer(
+    there: Delivering, record: dict[str, Any], ratings: dict[int, int], *, who: int, status: str
+) -> None:
+    """One annotator's answer to a record."""
+    values = {f"generations-{n}-rating": {"value": value} for n, value in ratings.items()}
+    body = {"values": values or None, "status": status}
+    there.argilla.request(
+        "POST", f"records/{record['id']}/responses", body, key=ANNOTATOR_KEYS[who]
+    )
+
+
+def test_peoples_ratings_come_back_and_turn_the_pairs_that_they_turn(
+    tmp_path: Path, hub: HubServer, argilla: ArgillaServer, llm: LlmServer
+) -> None:
+    there = delivering(tmp_path, hub, argilla, llm)
+    assert there.one.call("run", timeout_s=120).returncode == 0
+    before = {row["prompt_id"]: row for row in there.one.rows("full")}
+    records = there.records()[:10]
+    for number, record in enumerate(records):
+        # Whom the judge chose, people reject in every second record.
+        row = before[record["fields"]["id"]]
+        best = row["generations"].index(row["chosen"][-1]["content"])
+        best = 1 - best if number % 2 else best
+        if number < 8:
+            answer(there, record, {best: 5, 1 - best: 2}, who=0, status="submitted")
+            answer(there, record, {best: 4, 1 - best: 1}, who=1, status="submitted")
+        elif number == 8:
+            answer(there, record, {best: 5, 1 - best: 1}, who=0, status="submitted")
+            answer(there, record, {}, who=1, status="discarded")
+        else:
+            answer(there, record, {best: 5, 1 - best: 1}, who=0, status="draft")
+    done = there.one.call("pull")
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert "9 prompts are rated by people" in done.stdout
+    assert "4 prompts have their preference turned" in done.stdout
+    human = {row["prompt_id"]: row for row in there.one.rows("human")}
+    assert len(human) == 9
+    for number, record in enumerate(records[:9]):
+        row, judged = human[record["fields"]["id"]], before[record["fields"]["id"]]
+        turned = row["chosen"][-1] != judged["chosen"][-1]
+        assert turned == bool(number % 2)
+        means = (4.5, 1.5, 2, 1.0) if number < 8 else (5.0, 1.0, 1, None)
+        assert (
+            row["chosen_rating"],
+            row["rejected_rating"],
+            row["annotators"],
+            row["disagreement"],
+        ) == means
+    # Of 18 texts in 9 pairs, judge and people prefer the same one in 5.
+    assert "9 pairs of texts" in done.stdout
+    assert "(5 of 9)" in done.stdout
+    assert there.one.call("sync").returncode == 0
+    assert {row["prompt_id"] for row in there.loaded("human")} == set(human)
+    assert len(there.loaded()) == 60
+
+    second = records[0]
+    answer_id = _answer_of(there, second, who=0)
+    argilla.request(
+        "PUT",
+        f"responses/{answer_id}",
+        {"values": None, "status": "discarded"},
+        key=ANNOTATOR_KEYS[0],
+    )
+    assert there.one.call("pull").returncode == 0
+    refused = there.one.call("sync", "hub")
+    assert refused.returncode == 2, refused.stderr
+    assert "prefmill compact" in refused.stderr
+    assert there.one.call("compact").returncode == 0
+    (row,) = [row for row in there.loaded("human") if row["prompt_id"] == second["fields"]["id"]]
+    assert (row["chosen_rating"], row["annotators"]) == (4.0, 1)
+
+
+def _answer_of(there: Delivering, record: dict[str, Any], *, who: int) -> str:
+    found = there.argilla.request(
+        "GET", f"datasets/{there.dataset_id()}/records?include=responses&limit=500"
+    )["items"]
+    (mine,) = [one for one in found if one["id"] == record["id"]]
+    me = there.argilla.request("GET", "me", key=ANNOTATOR_KEYS[who])["id"]
+    return next(one["id"] for one in mine["responses"] if one["user_id"] == me)
+
+
+def test_pairs_that_change_are_replaced_in_one_commit(
+    tmp_path: Path, hub: HubServer, argilla: ArgillaServer, llm: LlmServer
+) -> None:
+    there = delivering(tmp_path, hub, argilla, llm)
+    for limit in ("20", "40", "60"):
+        assert there.one.call("run", "--limit", limit, timeout_s=120).returncode == 0
+    recipe_text = there.one.recipe.read_text()
+    there.one.recipe.write_text(recipe_text + "\npairs: {min_margin: 2.0}\n")
+    assert there.one.call("rebuild", "--yes").returncode == 0
+    rows = there.one.status()["rows"]
+    assert 0 < rows < 60
+    refused = there.one.call("sync", "hub")
+    assert refused.returncode == 2
+    assert "prefmill compact" in refused.stderr
+    commits = there.commits()
+    lost = hub.fail("POST .*/commit/", status=500, applied=True)
+    done = there.one.call("compact")
+    assert done.returncode == 0, done.stderr
+    assert lost.hits == 1
+    assert there.commits() == commits + 1
+    assert len([p for p in hub.repositories[REPO].files if p.endswith(".parquet")]) == 2
+    assert len(there.loaded()) == len(there.loaded("full")) == rows
+    assert there.one.call("compact").returncode == 0
+    assert there.commits() == commits + 1
