@@ -18,13 +18,13 @@ from workers.curation import (
     winning,
 )
 
-from workers.delivery import open_argilla
 from workers.grouping import usable
 from workers.judging import Verdict, verdict
 from workers.ledger import Concluded, Curated, Ledger
 from workers.pairing import make_pairs
 from workers.recipe import Recipe
 from workers.records import Pair, Rejected
+from workers.to_argilla import open_argilla
 
 #: After so many answers there is a line of progress.
 TOLD_EVERY = 1_000

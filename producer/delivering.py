@@ -5,8 +5,9 @@ A destination that is away is tried again and again, and holds up no other one.
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from workers.delivery import Delivery
@@ -21,6 +22,26 @@ PATIENCE_S = 300.0
 LINE_EVERY_S = 2.0
 
 Say = Callable[[str], None]
+
+
+@contextmanager
+def preparing(ledger: Ledger, recipe: Recipe, say: Say) -> Iterator[None]:
+    """Beside the block, make every destination ready, before anything is paid for.
+
+    Raises at its end: ConfigurationError if one of them refuses. One that is away is said.
+    """
+    stopping = threading.Event()
+    names = list(recipe.destinations)
+    with ThreadPoolExecutor(max_workers=max(1, len(names))) as pool:
+        work = {
+            name: pool.submit(Delivery(ledger, recipe, name, stopping).prepare) for name in names
+        }
+        yield
+        for name, looked in work.items():
+            try:
+                looked.result()
+            except DestinationAway as exc:
+                say(f"{name}: {exc}. Nothing is lost; it is tried again later")
 
 
 @dataclass

@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from producer.children import Child, spawn, stop
+from producer.delivering import deliver, preparing
 from producer.feed import Feed
 from producer.guards import deaf, locked, signals
 from producer.model_server import start_model_server
@@ -111,7 +112,8 @@ class LocalRun:
                         f"run {self.recipe.name!r} is paused; accepted: `prefmill resume` first, "
                         f"with --database {self.shown_database}"
                     )
-                broker_url, recipe = self._start_services()
+                with preparing(ledger, self.recipe, self.say):
+                    broker_url, recipe = self._start_services()
                 return self._grind(ledger, broker_url, recipe, display)
             finally:
                 with deaf():
@@ -125,8 +127,6 @@ class LocalRun:
         """
         if not self.recipe.destinations:
             return None
-        from producer.delivering import deliver
-
         try:
             with locked(self.out), signals():
                 deliver(ledger, self.recipe, self.recipe.destinations, self.say)

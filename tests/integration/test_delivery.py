@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.argilla_server import ANNOTATOR_KEYS, ArgillaServer
+
 from tests.faults.proxy import Proxy
 from tests.hub_server import WRITE_TOKEN, HubServer, hub_environment
 from tests.llm_server import LlmServer
-from tests.mill import Mill, eventually, mill, recipe, write_prompts
+from tests.mill import Mill, eventually, recipe, write_prompts
 
 REPO = "me/preferences"
 

@@ -175,10 +175,15 @@ class HubRepository:
 
     def _head(self) -> str:
         with self._asking() as api:
-            sha = api.dataset_info(self.repo_id, expand=["sha"]).sha
-        if not sha:
+            found = api.dataset_info(self.repo_id, expand=["sha", "private"])
+        if self.private and found.private is False:
+            raise DestinationRefused(
+                f"hub.private: true, but {self.repo_id} can be read by all; accepted: false, or a "
+                "repository that is private"
+            )
+        if not found.sha:
             raise DestinationAway(f"{self.repo_id} has no commit yet")
-        return sha
+        return found.sha
 
     @contextmanager
     def _asking(self) -> Iterator["HfApi"]:

@@ -1,0 +1,169 @@
+"""From the outbox to a dataset repository: sealed shards, and compactions that were planned.
+
+Before anything is sent the repository is looked at: a shard that is there already was sent by an
+attempt whose answer was lost. A commit names the one that it was made for; if another came first,
+it is looked at again. The card goes with the shards.
+"""
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from workers import card
+from workers.destinations.hub import HubRepository
+from workers.errors import DestinationRefused
+from workers.ledger import Ledger
+from workers.outbox import ARRIVING, DELIVERED, LEAVING, SEALED, File, Outbox
+from workers.recipe import Recipe
+from workers.rows import CONFIGURATIONS, DEFAULT
+from workers.settings import hub_endpoint, hub_token, secrets
+from workers.shards import Shards
+
+#: Shards that one commit carries at most, when there is much to catch up on.
+SHARDS = 8
+
+
+class ToHub:
+    """Rows to a dataset repository, in shards."""
+
+    def __init__(self, ledger: Ledger, recipe: Recipe, outbox: Outbox) -> None:
+        assert recipe.hub is not None
+        self._ledger, self._recipe, self._outbox = ledger, recipe, outbox
+        self._shards = Shards(ledger, recipe.name, outbox.name, secrets(recipe))
+        self._repository = HubRepository(
+            recipe.hub.repo_id,
+            private=recipe.hub.private,
+            token=hub_token(),
+            endpoint=hub_endpoint(),
+        )
+
+    def prepare(self) -> None:
+        """Make the repository, or look whether it is ours to write to."""
+        self._head([])
+
+    def deliver(
+        self, stopping: threading.Event, tell: Callable[[str], None], *, compact: bool
+    ) -> None:
+        """Push what is sealed, then seal and push what waits; a compaction comes first."""
+        self._push_sealed()
+        self._push_compaction()
+        if compact and self._shards.compact():
+            self._push_compaction()
+        self._refuse_changed()
+        while not stopping.is_set() and self._seal():
+            self._push_sealed()
+            tell(f"{self._outbox.backlog().waiting} left")
+
+    def _refuse_changed(self) -> None:
+        changed = self._outbox.backlog().changed
+        if changed:
+            raise DestinationRefused(
+                f"hub: the pairs of {changed} delivered prompts are others by now (`rebuild` or "
+                "`pull` made them again); accepted: `prefmill compact`, which replaces them in one "
+                "commit"
+            )
+
+    def _seal(self) -> int:
+        """Seal as many shards as one commit may carry; returns how many."""
+        for number in range(SHARDS):
+            if not self._shards.seal():
+                return number
+        return SHARDS
+
+    def _push_sealed(self) -> None:
+        while files := self._outbox.files(SEALED, limit=SHARDS):
+            self._push(files, [])
+            self._outbox.shards_delivered(file.number for file in files)
+
+    def _push_compaction(self) -> None:
+        leaving = self._outbox.files(LEAVING)
+        if leaving:
+            self._push(self._outbox.files(ARRIVING), leaving)
+            self._outbox.compacted()
+
+    def _push(self, files: Sequence[File], leaving: Sequence[File]) -> None:
+        """Bring the repository to hold these files and not those, in one commit if need be."""
+        head = self._head(files)
+        delivered = self._outbox.files(DELIVERED)
+        there = self._repository.existing([file.path for file in (*files, *leaving)], head)
+        for file in files:
+            if file.path in there and not there[file.path].holds(self._outbox.content(file)):
+                raise DestinationRefused(
+                    f"hub.repo_id: {file.path} in {self._place} holds something else, from another "
+                    "run or a person; accepted: a repository of this run's own"
+                )
+        missing = [file for file in files if file.path not in there]
+        gone = [file.path for file in leaving if file.path in there]
+        if missing or gone:
+            readme = self._card(self._repository.card(head), [*delivered, *files])
+            add = self._contents(missing, readme)
+            self._repository.commit(head, add=add, delete=gone, message=_message(missing, gone))
+
+    def _contents(self, files: Sequence[File], readme: str) -> Iterator[tuple[str, bytes]]:
+        for file in files:
+            yield file.path, self._outbox.content(file)
+        yield "README.md", readme.encode()
+
+    @property
+    def _place(self) -> str:
+        assert self._recipe.hub is not None
+        return self._recipe.hub.repo_id
+
+    def _head(self, files: Sequence[File]) -> str:
+        """The newest commit, in a repository that holds no data but this run's."""
+        head = self._repository.head(create=True)
+        if self._outbox.next_number() > len({file.number for file in files}):
+            return head  # it was looked at before the first shard went there
+        ours = {file.path for file in files}
+        for path in self._repository.paths(head):
+            if path.endswith(_DATA) and path not in ours:
+                raise DestinationRefused(
+                    f"hub.repo_id: {self._place} holds {path}, which this run did not write; "
+                    "accepted: a repository of its own, which is made if it is not there"
+                )
+        return head
+
+    def _card(self, existing: str, files: Sequence[File]) -> str:
+        """The dataset card, once these files are there."""
+        rows = dict.fromkeys(CONFIGURATIONS, 0)
+        for file in files:
+            rows[file.configuration] += file.rows
+        counts = self._ledger.counts(self._recipe.name)
+        first = next(
+            (one for one in self._ledger.pairs(self._recipe.name, page=1) if not one.pair.tie), None
+        )
+        shapes = self._shards.shapes()
+        return card.render(
+            existing,
+            repo_id=self._place,
+            run=self._recipe.name,
+            configurations=[
+                card.ConfigurationFacts(name, rows[name], features(shapes[name].schema))
+                for name in CONFIGURATIONS
+            ],
+            recipe=self._recipe.model_dump(mode="json"),
+            counts=card.Counts(counts.accepted, counts.paired, counts.rejected, counts.failed),
+            sample=next(iter(shapes[DEFAULT].rows([first])), None) if first else None,
+            private=self._recipe.hub.private if self._recipe.hub else True,
+        )
+
+
+def features(schema: pa.Schema) -> list[dict[str, Any]]:
+    """The columns of a schema as a card's `dataset_info` lists them."""
+    import datasets  # takes seconds
+
+    found: list[dict[str, Any]] = datasets.Features.from_arrow_schema(schema)._to_yaml_list()
+    return found
+
+
+#: Files that `datasets` would load.
+_DATA = (".parquet", ".json", ".jsonl", ".csv", ".arrow", ".txt", ".zip", ".gz", ".tar", ".zst")
+
+
+def _message(missing: Sequence[File], gone: Collection[str]) -> str:
+    rows = sum(file.rows for file in missing if file.configuration == DEFAULT)
+    if gone:
+        return f"Compact: {len(gone)} files become {len(missing)}, {rows} rows"
+    return f"Add {rows} rows"
