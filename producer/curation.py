@@ -17,7 +17,6 @@ from workers.curation import (
     summarise,
     winning,
 )
-
 from workers.grouping import usable
 from workers.judging import Verdict, verdict
 from workers.ledger import Concluded, Curated, Ledger

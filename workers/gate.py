@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from workers.rows import DEFAULT_COLUMNS, ride_along_names
+from workers.rows import HUMAN_COLUMNS, ride_along_names
 
 BAD_PROMPT = "bad_prompt"
 PROMPT_REPEATED = "prompt_repeated"
@@ -33,7 +33,7 @@ SECRET = "secret"  # noqa: S105, a reason
 #: Characters below which a secret is too short to be told from ordinary text.
 SHORTEST_SECRET = 8
 
-_OURS = frozenset(name for name, _ in DEFAULT_COLUMNS)
+_OURS = frozenset(name for name, _ in HUMAN_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,8 @@ TRL_NAMES = frozenset(
         "label",
     }
 )
+#: Endings of names that the collator of TRL's ORPOTrainer takes for tensors.
+TRL_ENDINGS = ("_input_ids", "_attention_mask", "_labels", "_pixel_values", "_logps")
 _OURS = frozenset(name for columns in COLUMNS.values() for name, _ in columns)
 
 
@@ -89,12 +91,12 @@ def ride_along_names(source_columns: Iterable[str]) -> dict[str, str]:
     """Theirs to ours: the name under which each source column rides along.
 
     A name that is one of ours, or that TRL acts on, gets the prefix `source_`, and again until it
-    is free.
+    is free; one whose ending TRL acts on gets another ending as well.
     """
     theirs = list(source_columns)
     names: dict[str, str] = {}
     for column in theirs:
-        name = column
+        name = f"source_{column}_column" if column.endswith(TRL_ENDINGS) else column
         while _acts(name) or name in names.values() or (name != column and name in theirs):
             name = f"source_{name}"
         names[column] = name
@@ -104,9 +106,7 @@ def ride_along_names(source_columns: Iterable[str]) -> dict[str, str]:
 def _acts(name: str) -> bool:
     if name in _OURS or name in TRL_NAMES:
         return True
-    if name.startswith("source_"):
-        return False
-    return name.endswith(("_ids", "_labels", "_logps"))
+    return name.endswith("_ids") and not name.startswith("source_")
 
 
 def default_row(prompt: Prompt, pair: Pair) -> dict[str, Any]:
