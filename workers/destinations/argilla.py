@@ -30,6 +30,9 @@ MAX_RECORDS = 100
 MAX_BYTES = 4_000_000
 
 _UNFIT = frozenset({400, 413, 422})
+# argilla-server 2.8.0 stores a batch and then fails to index it (500, with this text) as long as
+# one of its records was discarded by somebody who had filled in nothing.
+_STORED_NOT_INDEXED = "'NoneType' object has no attribute 'items'"
 _Item = tuple[str, bytes]
 
 
@@ -222,16 +225,17 @@ class ArgillaDataset:
                 self._api.call("POST", f"datasets/{dataset}/{kind}", part, tolerate=tolerate)
 
     def _upsert(self, dataset: str, batch: Sequence[_Item]) -> dict[str, str]:
-        """Send a batch, or its halves if it is refused, so that one bad record stops no other."""
+        """Send a batch, or its halves if it fails, so that one bad record stops no other."""
         body = b'{"items":[' + b",".join(item for _, item in batch) + b"]}"
-        reply = self._api.call("PUT", f"datasets/{dataset}/records/bulk", body, tolerate=_UNFIT)
+        path = f"datasets/{dataset}/records/bulk"
+        reply = self._api.call("PUT", path, body, tolerate=_UNFIT, unless=_STORED_NOT_INDEXED)
         if reply.is_success:
             self._api.value(reply)  # a proxy's page is no receipt
             return {}
-        if len(batch) == 1:
-            return {batch[0][0]: detail(reply)}
-        middle = len(batch) // 2
-        return self._upsert(dataset, batch[:middle]) | self._upsert(dataset, batch[middle:])
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            return self._upsert(dataset, batch[:middle]) | self._upsert(dataset, batch[middle:])
+        return {batch[0][0]: detail(reply)} if reply.is_client_error else {}
 
 
 def _item(record: Record, dataset: _Dataset) -> bytes:
