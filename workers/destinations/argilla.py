@@ -7,6 +7,7 @@ again: the caller does.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -33,6 +34,8 @@ _UNFIT = frozenset({400, 413, 422})
 # argilla-server 2.8.0 stores a batch and then fails to index it (500, with this text) as long as
 # one of its records was discarded by somebody who had filled in nothing.
 _STORED_NOT_INDEXED = "'NoneType' object has no attribute 'items'"
+# Argilla's own client cannot list the workspaces of a server on which one has another name.
+_READABLE = re.compile(r"[A-Za-z0-9_-]+")
 _Item = tuple[str, bytes]
 
 
@@ -192,6 +195,11 @@ class ArgillaDataset:
         return None
 
     def _new_workspace(self) -> str:
+        if not _READABLE.fullmatch(self._workspace):
+            raise DestinationRefused(
+                f"there is no workspace {self._workspace!r} at {self._api.url}, and none of that "
+                "name is made; accepted: letters, digits, _ and -"
+            )
         made = self._api.call("POST", "workspaces", {"name": self._workspace}, tolerate={403, 409})
         workspace = self._workspace_id()
         if workspace is None:

@@ -29,9 +29,9 @@ class ArgillaApi:
     """
 
     def __init__(self, url: str, key: str, hf_token: str | None, timeout_s: float) -> None:
-        self.url = _shown(url)
-        self._needs_token = _is_space(url) and not hf_token
         try:
+            self.url = _shown(url)
+            self._needs_token = _is_space(url) and not hf_token
             self._http = httpx.Client(
                 base_url=f"{url.rstrip('/')}/api/v1/",
                 headers=access_headers(url, key, hf_token),
@@ -42,8 +42,10 @@ class ArgillaApi:
                 trust_env=False,
                 follow_redirects=False,
             )
-        except httpx.InvalidURL as exc:
-            raise DestinationRefused(f"{self.url} is no URL; {self._accepted}") from exc
+        except (ValueError, httpx.InvalidURL) as exc:
+            raise DestinationRefused(
+                "the URL of Argilla is none; accepted: one of an Argilla 2 server, by http or https"
+            ) from exc
 
     def close(self) -> None:
         """Close the connections."""
@@ -152,8 +154,10 @@ def _is_space(url: str) -> bool:
 
 
 def _shown(url: str) -> str:
-    """The URL without user, password and query."""
+    """The URL without user, password and query. Raises: ValueError if it is none."""
     parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("neither http nor https")
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 
 
