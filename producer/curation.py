@@ -5,7 +5,7 @@ rating. The judge's own pairs stay as they are.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workers.curation import (
@@ -58,13 +58,16 @@ def pull(ledger: Ledger, recipe: Recipe, say: Callable[[str], None]) -> Pulled:
 
     Raises: DestinationAway, DestinationRefused, LedgerError.
     """
-    answers = list(_told(open_argilla(recipe).answers(), say))
-    rated, each = summarise(answers), latest(answers)
-    judged = ledger.judged_prompts(recipe.name, sorted(rated))
-    found = Pulled(unknown=len(rated) - len(judged))
+    with open_argilla(recipe) as dataset:
+        answers = list(_told(dataset.answers(), say))
+    named = {answer.record_id for answer in answers}
+    judged = ledger.judged_prompts(recipe.name, sorted(named))
+    said = [_of_texts(recipe, judged[a.record_id], a) for a in answers if a.record_id in judged]
+    rated, each = summarise(said), latest(said)
+    found = Pulled(unknown=len(named) - len(judged))
     made: dict[str, Curated] = {}
-    for key, one in judged.items():
-        people = people_to_json(rated[key])
+    for key in rated:
+        one, people = judged[key], people_to_json(rated[key])
         pairs = pairs_by_people(recipe, one, people)
         made[key] = Curated(people, pairs)
         found.prompts += 1
@@ -107,6 +110,13 @@ def pairs_by_people(
         draw=f"{recipe.seed}:{judged.key}:pairs",
     )
     return () if isinstance(made, Rejected) else tuple(made)
+
+
+def _of_texts(recipe: Recipe, judged: Concluded, answer: Answer) -> Answer:
+    """The answer without ratings of generations that failed: there was nothing to see."""
+    shown = {text.slot for text in usable(judged.generations)}
+    kept = {n: value for n, value in answer.ratings.items() if recipe.slots[n : n + 1]}
+    return replace(answer, ratings={n: r for n, r in kept.items() if recipe.slots[n] in shown})
 
 
 def _compare(

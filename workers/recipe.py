@@ -64,6 +64,12 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _title(value: str) -> str:
+    if not value.isprintable() or value.strip() != value or not value:
+        raise ValueError("1 to 200 printable characters without blanks at the ends")
+    return value
+
+
 def _repo_id(value: str) -> str:
     parts = value.split("/")
     fits = len(parts) == 2 and all(map(_REPOSITORY.fullmatch, parts))
@@ -245,8 +251,8 @@ class Argilla(Section):
     """Where people rate: every judged prompt becomes a record. `api_url` or ARGILLA_API_URL."""
 
     api_url: Annotated[str, AfterValidator(_http_url)] | None = None
-    workspace: Annotated[str, Field(min_length=1, max_length=200)] = "argilla"
-    dataset: Annotated[str, Field(min_length=1, max_length=200)] = "preference-dataset"
+    workspace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")] = "argilla"
+    dataset: Annotated[str, Field(max_length=200), AfterValidator(_title)] = "preference-dataset"
 
 
 class Hub(Section):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from workers.annotation import Record, record
 from workers.destinations.argilla import ArgillaDataset
+from workers.errors import DestinationRefused
 from workers.ledger import Concluded, Ledger
 from workers.outbox import Entry, Outbox
 from workers.recipe import Recipe
@@ -50,9 +51,13 @@ class ToArgilla:
     ) -> None:
         """Log what waits, some at a time."""
         self.prepare()
-        while not stopping.is_set() and (entries := self._outbox.waiting(TOGETHER)):
-            self._log(entries)
-            tell(f"{self._outbox.backlog().waiting} left")
+        try:
+            while not stopping.is_set() and (entries := self._outbox.waiting(TOGETHER)):
+                self._log(entries)
+                tell(f"{self._outbox.backlog().waiting} left")
+        except DestinationRefused:
+            self._prepared = False  # someone may have deleted the dataset: the next time it is made
+            raise
 
     def _log(self, entries: Sequence[Entry]) -> None:
         judged = self._ledger.judged_prompts(self._recipe.name, [entry.key for entry in entries])

@@ -1,1 +1,1 @@
-"""Where rows go: one adapter for each destination; none of them knows the ledger."""
+"""Where rows and records go: one adapter for each place; none of them knows the ledger."""
