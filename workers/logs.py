@@ -15,7 +15,18 @@ LogFormat = Literal["text", "json"]
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "data"}
 
 #: Libraries that tell more than a fleet's log needs.
-_QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub", "stamina", "celery.app.trace", "datasets", "fsspec", "urllib3")
+_QUIET = (
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "httpcore2",
+    "huggingface_hub",
+    "stamina",
+    "celery.app.trace",
+    "datasets",
+    "fsspec",
+    "urllib3",
+)
 
 
 class Formatter(logging.Formatter):

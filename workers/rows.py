@@ -96,7 +96,8 @@ def ride_along_names(source_columns: Iterable[str]) -> dict[str, str]:
     theirs = list(source_columns)
     names: dict[str, str] = {}
     for column in theirs:
-        name = f"source_{column}_column" if column.endswith(TRL_ENDINGS) else column
+        # A prefix would leave the ending, or make one of what stands alone.
+        name = f"source_{column}_column" if f"_{column}".endswith(TRL_ENDINGS) else column
         while _acts(name) or name in names.values() or (name != column and name in theirs):
             name = f"source_{name}"
         names[column] = name

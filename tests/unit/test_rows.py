@@ -19,6 +19,7 @@ from workers.rows import (
     KTO_COLUMNS,
     REWARD,
     REWARD_COLUMNS,
+    TRL_ENDINGS,
     TRL_NAMES,
     default_row,
     full_row,
@@ -229,7 +230,12 @@ def test_kto_leaves_out_a_text_whose_label_would_contradict_itself() -> None:
         ),
         (["generations", "instruction"], ["source_generations", "source_instruction"]),
         (["margin", "images"], ["source_margin", "source_images"]),
-        (["ref_chosen_logps", "ref_x"], ["source_ref_chosen_logps", "ref_x"]),
+        (["ref_chosen_logps", "ref_x"], ["source_ref_chosen_logps_column", "ref_x"]),
+        (["labels", "topic_labels"], ["source_labels_column", "source_topic_labels_column"]),
+        (
+            ["input_ids", "x_attention_mask"],
+            ["source_input_ids_column", "source_x_attention_mask_column"],
+        ),
         (["ids", "idsx"], ["ids", "idsx"]),
     ],
 )
@@ -240,7 +246,7 @@ def test_a_name_that_is_taken_gets_a_prefix_until_it_is_free(
 
 
 @pytest.mark.timeout(5)  # a name that stays taken under any number of prefixes has no end
-@pytest.mark.parametrize("name", ["input_ids", "category_ids", "_ids", "ref_chosen_logps"])
+@pytest.mark.parametrize("name", ["category_ids", "_ids"])
 def test_a_name_that_trl_acts_on_by_its_ending_gets_one_prefix(name: str) -> None:
     assert ride_along_names([name]) == {name: f"source_{name}"}
     both = ride_along_names([name, f"source_{name}"])
@@ -264,5 +270,6 @@ def test_no_two_columns_share_a_name_and_none_is_ours(theirs: list[str]) -> None
     assert list(names) == theirs
     assert len(set(names.values())) == len(theirs)
     assert not taken & set(names.values())
-    assert all(ours.endswith(name) for name, ours in names.items())
+    assert all(ours.removesuffix("_column").endswith(name) for name, ours in names.items())
+    assert not any(f"_{ours}".endswith(TRL_ENDINGS) for ours in names.values())
     assert all(names[name] == name for name in theirs if name in ("topic", ""))
