@@ -306,7 +306,10 @@ class _Handler(BaseHTTPRequestHandler):
         sha, tree = found.at(revision)
         match operation:
             case "info" | "revision":
-                return plain(info(name, sha, found))
+                told = info(name, sha, found)
+                expanded = parse_qs(query).get("expand", [])
+                kept = {"_id", "id", *expanded} if expanded else told.keys()
+                return plain({key: value for key, value in told.items() if key in kept})
             case "tree":
                 recursive = parse_qs(query).get("recursive", [""])[0].lower() in ("true", "1")
                 return self.page(listing(tree, "/".join(path), recursive), query)

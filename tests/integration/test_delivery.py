@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import uuid
@@ -16,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.argilla_server import ANNOTATOR_KEYS, ArgillaServer
 
+from producer.columns import SourceColumns
+from tests.argilla_server import ANNOTATOR_KEYS, ArgillaServer
 from tests.faults.proxy import Proxy
 from tests.hub_server import WRITE_TOKEN, HubServer, hub_environment
 from tests.llm_server import LlmServer
 from tests.mill import Mill, eventually, recipe, write_prompts
+from workers.delivery import Delivery
+from workers.ledger import Ledger
+from workers.recipe_file import load
+from workers.records import PAIRED, Generation, Judgement, Outcome, Pair, Prompt, Rating
 
 REPO = "me/preferences"
 
@@ -258,45 +264,93 @@ def test_a_lost_answer_a_foreign_commit_and_a_busy_hub_still_make_every_row_once
     assert hub.repositories[REPO].files["notes.md"] == b"somebody's own file"
 
 
+def made(there: Delivering, start: int, count: int) -> None:
+    """Enter prompts that end with one pair each, as the sink would, without calling any LLM."""
+    loaded = load(str(there.one.recipe))
+    ledger = Ledger(there.one.environment["PREFMILL_DATABASE_URL"])
+    ledger.open_run(loaded.name, loaded.hash, loaded.fingerprint())
+    prompts = [
+        Prompt(f"Task {n}: say something.", {"topic": f"t{n}"}) for n in range(start, start + count)
+    ]
+    columns = SourceColumns()
+    assert columns.admit({"topic": "t"}, first=True) is None
+    (batch,) = ledger.accept(
+        loaded.name,
+        {prompt.key(loaded.name): prompt for prompt in prompts},
+        [],
+        source="file",
+        position={"line": start},
+        schema=columns.to_text(),
+        batch_size=count,
+    )
+    outcomes = [ended(prompt.key(loaded.name), n) for n, prompt in enumerate(prompts, start)]
+    names = loaded.destinations.values()
+    assert ledger.commit(loaded.name, batch, outcomes, names) == count
+    ledger.close()
+
+
+def ended(key: str, number: int) -> Outcome:
+    """A pair of two texts of about 1 KB."""
+    good, bad = (f"{word} answer {number}. " + "It goes on. " * 80 for word in ("Good", "Bad"))
+    generations = (Generation("a", "model-a", text=good), Generation("b", "model-b", text=bad))
+    ratings = (Rating(5.0, f"right {number}"), Rating(1.0, f"wrong {number}"))
+    judgement = Judgement("judge", "judge-model", "overall-rating", ratings, (0, 1))
+    pair = Pair(good, "model-a", 5.0, bad, "model-b", 1.0)
+    return Outcome(key, PAIRED, None, "", generations, (judgement,), (pair,))
+
+
 @pytest.mark.timeout(300)
 def test_sigkill_during_delivery_ten_times_makes_every_row_once(
     tmp_path: Path, hub: HubServer, argilla: ArgillaServer, llm: LlmServer
 ) -> None:
     there = delivering(tmp_path, hub, argilla, llm)
-    alone = there.one.recipe.read_text()
-    there.one.recipe.write_text(
-        "\n".join(line for line in alone.splitlines() if not _destination(line, alone))
-    )
-    assert there.one.call("run", timeout_s=120).returncode == 0
-    there.one.recipe.write_text(alone)
-    hub.fail(".*", times=10_000, delay_s=0.05)
-    rng, killed = random.Random(5), 0
-    for _ in range(10):
+    hub.fail(".*", times=10_000, delay_s=0.06)
+    rng, seen = random.Random(5), []
+    for number in range(10):
+        made(there, number * 40, 40)
         process = there.one.start("sync")
-        exchanges = len(hub.exchanges)
-        eventually(
-            lambda so_far=exchanges, p=process: len(hub.exchanges) > so_far or p.poll() is not None,
-            within_s=30,
-            what="a first request",
-        )
-        time.sleep(rng.uniform(0.0, 0.8))
-        killed += process.poll() is None
+        begun = len(hub.exchanges)
+        eventually(lambda so_far=begun: len(hub.exchanges) > so_far, within_s=30, what="a request")
+        time.sleep(rng.uniform(0.0, 1.4))
+        seen.append((process.poll() is None, len(hub.exchanges) - begun))
         process.kill()
         process.wait()
-    print(f"{killed} of 10 were at work when they were killed")
-    assert there.one.call("sync").returncode == 0
-    there.check(there.one.status())
+    print(f"killed at work: {[at_work for at_work, _ in seen].count(True)} of 10, after requests:")
+    print(*(requests for _, requests in seen))
+    done = there.one.call("sync")
+    assert done.returncode == 0, done.stderr
+    status = there.one.status()
+    assert status["rows"] == 400
+    there.check(status)
 
 
-def _destination(line: str, text: str) -> bool:
-    """Whether a line of the recipe belongs to a destination's section."""
-    section = ""
-    for one in text.splitlines():
-        if one and not one.startswith((" ", "-")):
-            section = one.partition(":")[0]
-        if one == line and section in ("argilla", "hub"):
-            return True
-    return False
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+def test_fifty_deliveries_cost_fifty_times_one(
+    tmp_path: Path,
+    hub: HubServer,
+    argilla: ArgillaServer,
+    llm: LlmServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = delivering(tmp_path, hub, argilla, llm)
+    for name, value in there.one.environment.items():
+        if name.startswith(("HF_", "ARGILLA_", "PREFMILL_")):
+            monkeypatch.setenv(name, value)
+    loaded = load(str(there.one.recipe))
+    costs = []
+    for number in range(50):
+        made(there, number * 100, 100)
+        ledger = Ledger(there.one.environment["PREFMILL_DATABASE_URL"])
+        before = len(hub.exchanges)
+        assert Delivery(ledger, loaded, "hub", threading.Event()).run(patience_s=10)
+        ledger.close()
+        spent = hub.exchanges[before:]
+        costs.append((len(spent), sum(one.up + one.down for one in spent)))
+    requests, sizes = zip(*costs, strict=True)
+    print(f"requests {requests}\nbytes {sizes}")
+    assert max(requests[1:]) == min(requests[1:])
+    assert sum(sizes[-10:]) < 1.02 * sum(sizes[1:11])
+    assert len(there.loaded()) == 5_000
 
 
 def test_an_argilla_dataset_of_another_form_is_told_and_left_alone(
