@@ -13,6 +13,8 @@ from workers.errors import PrefmillError, SourceError
 from workers.ledger import Ledger
 from workers.recipe import LOCAL_MODEL_URL, Endpoint, Recipe
 from workers.settings import Settings, api_key, sqlite_path
+from workers.to_argilla import open_argilla
+from workers.to_hub import open_hub
 
 #: How long an endpoint may take to name its models, in seconds.
 TIMEOUT_S = 10.0
@@ -37,6 +39,10 @@ def checks(recipe: Recipe, settings: Settings) -> Iterator[Finding]:
     for name, endpoint in recipe.endpoints.items():
         if name in used:
             yield _finding(f"endpoint {name}", _endpoint_check(name, endpoint))
+    if recipe.argilla is not None:
+        yield _finding("argilla", lambda: _argilla(recipe))
+    if recipe.hub is not None:
+        yield _finding("hub", lambda: _hub(recipe))
     for warning in recipe.warnings():
         yield Finding("warning", True, warning)
     yield Finding("planned calls", True, _planned(recipe))
@@ -100,6 +106,15 @@ def _endpoint(name: str, endpoint: Endpoint) -> str:
             f"refuses the key in {endpoint.api_key_env or 'no variable'} ({status})"
         )
     return f"answers (HTTP {status} for its list of models)"
+
+
+def _argilla(recipe: Recipe) -> str:
+    with open_argilla(recipe) as dataset:
+        return "is there" if dataset.exists() else "answers; the dataset will be made"
+
+
+def _hub(recipe: Recipe) -> str:
+    return "is there" if open_hub(recipe).exists() else "answers; the repository will be made"
 
 
 def _planned(recipe: Recipe) -> str:

@@ -25,6 +25,17 @@ from workers.shards import Shards
 SHARDS = 8
 
 
+def open_hub(recipe: Recipe) -> HubRepository:
+    """The recipe's repository on the Hub, not connected yet. Raises: SettingsError."""
+    assert recipe.hub is not None
+    return HubRepository(
+        recipe.hub.repo_id,
+        private=recipe.hub.private,
+        token=hub_token(),
+        endpoint=hub_endpoint(),
+    )
+
+
 class ToHub:
     """Rows to a dataset repository, in shards."""
 
@@ -32,12 +43,7 @@ class ToHub:
         assert recipe.hub is not None
         self._ledger, self._recipe, self._outbox = ledger, recipe, outbox
         self._shards = Shards(ledger, recipe.name, outbox.name, secrets(recipe))
-        self._repository = HubRepository(
-            recipe.hub.repo_id,
-            private=recipe.hub.private,
-            token=hub_token(),
-            endpoint=hub_endpoint(),
-        )
+        self._repository = open_hub(recipe)
 
     def prepare(self) -> None:
         """Make the repository, or look whether it is ours to write to."""

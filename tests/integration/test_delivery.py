@@ -41,7 +41,7 @@ print(json.dumps(list(rows)))
 
 @pytest.fixture
 def hub() -> Iterator[HubServer]:
-    with HubServer() as server:
+    with HubServer(WRITE_TOKEN) as server:
         yield server
 
 
@@ -389,6 +389,24 @@ def test_a_repository_that_holds_data_of_others_is_not_written_to(
     assert "hub.repo_id" in done.stderr
     assert "train-00000-of-00001.parquet" in done.stderr
     assert there.commits() == 1
+
+
+def test_check_says_of_destinations_whether_they_are_there(
+    tmp_path: Path, hub: HubServer, argilla: ArgillaServer, llm: LlmServer
+) -> None:
+    there = delivering(tmp_path, hub, argilla, llm)
+    said = there.one.call("check").stdout
+    assert "the dataset will be made" in said
+    assert "the repository will be made" in said
+    assert hub.repositories == {}
+    made(there, 0, 3)
+    assert there.one.call("sync").returncode == 0
+    assert there.one.call("check").stdout.count("is there") == 2
+    there.one.environment["HF_TOKEN"] = "hf_wrong_" + "x" * 20
+    refused = there.one.call("check")
+    assert refused.returncode == 2
+    assert "HF_TOKEN" in refused.stdout
+    assert "hf_wrong_" not in refused.stdout + refused.stderr
 
 
 @pytest.mark.parametrize("variable", ["HF_TOKEN", "ARGILLA_API_KEY", "ARGILLA_API_URL"])

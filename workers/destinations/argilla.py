@@ -91,6 +91,13 @@ class ArgillaDataset:
         """Close the connections to the server."""
         self._api.close()
 
+    def exists(self) -> bool:
+        """Whether the dataset is there already, and of our form; nothing is written."""
+        found = self._found()
+        if found is not None:
+            self._compare(found["id"], whole=found["status"] != "draft")
+        return found is not None
+
     def prepare(self) -> None:
         """Make the workspace and the dataset where they are missing; finish one that was begun.
 

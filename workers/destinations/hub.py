@@ -88,6 +88,16 @@ class HubRepository:
                 raise away from None
         return self._head()
 
+    def exists(self) -> bool:
+        """Whether the repository is there already."""
+        from workers.destinations.hub_client import RepositoryMissing
+
+        try:
+            self._head()
+        except RepositoryMissing:
+            return False
+        return True
+
     def paths(self, revision: str) -> list[str]:
         """All files of a revision."""
         with self._asking() as api:
