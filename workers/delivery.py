@@ -42,6 +42,9 @@ def due(destination: str, backlog: Backlog, every_s: float) -> bool:
 #: How long a worker's delivery tries a destination that is away, in seconds; the next tick is near.
 PATIENCE_S = 15.0
 
+#: How long one tick delivers at most, in seconds; a backlog goes on with the next one.
+BUDGET_S = 300.0
+
 #: How long a worker leaves a destination alone that refused, in seconds: a person has to act.
 REFUSED_S = 60.0
 
@@ -85,8 +88,15 @@ class Delivery:
         """
         self._way.prepare()
 
-    def run(self, *, patience_s: float, tell: Tell = lambda _: None, compact: bool = False) -> bool:
-        """Deliver all that waits, trying again while the destination is away.
+    def run(
+        self,
+        *,
+        patience_s: float,
+        budget_s: float = float("inf"),
+        tell: Tell = lambda _: None,
+        compact: bool = False,
+    ) -> bool:
+        """Deliver what waits, for `budget_s` seconds or so, trying again while nobody is there.
 
         Returns False at once if another process is at it. With `compact` few shards replace
         changed and small ones first.
@@ -99,20 +109,25 @@ class Delivery:
                 return False
             try:
                 _ = self._filled
-                self._patiently(compact, patience_s, tell)
+                self._patiently(compact, patience_s, budget_s, tell)
             except (DestinationAway, DestinationRefused) as exc:
                 self.outbox.note_trouble(str(exc))
                 raise
             self.outbox.note_trouble(None)
         return True
 
-    def _patiently(self, compact: bool, patience_s: float, tell: Tell) -> None:
+    def _patiently(self, compact: bool, patience_s: float, budget_s: float, tell: Tell) -> None:
         """The one place where deliveries are tried again; a stop is heard while it waits."""
         failures, since = 0, time.monotonic()
+        until = since + budget_s
+
+        def go_on() -> bool:
+            return not self.stopping.is_set() and time.monotonic() < until
+
         left = self.outbox.backlog().waiting
         while True:
             try:
-                return self._way.deliver(self.stopping, tell, compact=compact)
+                return self._way.deliver(go_on, tell, compact=compact)
             except DestinationAway as exc:
                 waiting = self.outbox.backlog().waiting
                 if waiting < left:  # it took something: it is there
@@ -144,7 +159,8 @@ class Ticking:
             return
         extra: dict[str, Any] = {"destination": self._delivery.destination}
         try:
-            if self._delivery.run(patience_s=PATIENCE_S) and self._told:
+            done = self._delivery.run(patience_s=PATIENCE_S, budget_s=BUDGET_S)
+            if done and self._told:
                 log.info("deliver.goes_on", extra=extra)
                 self._told = None
         except (DestinationAway, ConfigurationError) as exc:

@@ -109,17 +109,25 @@ class Liveness:
         Raises: BrokerError.
         """
         death = self.note(task_id, attempt)
+        with self.busy(task_id):
+            try:
+                yield death
+            finally:
+                try:
+                    self._redis.delete(keys.started(self._run, task_id))
+                except (RedisError, OSError) as exc:
+                    log.warning("liveness.not_noted", extra={"because": str(exc)})
+
+    @contextmanager
+    def busy(self, task_id: str) -> Iterator[None]:
+        """Around work that may be done twice: shows that it is under way."""
         self._running.add(task_id)
         self._moved_at = time.time()
         try:
-            yield death
+            yield
         finally:
             self._running.discard(task_id)
             self._moved_at = time.time()
-            try:
-                self._redis.delete(keys.started(self._run, task_id))
-            except (RedisError, OSError) as exc:
-                log.warning("liveness.not_noted", extra={"because": str(exc)})
 
     def note(self, task_id: str, attempt: int) -> "Death | None":
         """Note that a step begins at some attempt; returns what is to be known of its last one.

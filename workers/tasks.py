@@ -246,7 +246,7 @@ def reconcile_run(self: Task) -> None:
 def deliver(self: Task, destination: str) -> None:
     """Carry to Argilla or to the Hub what waits there, if it is worth it."""
     mill = current()
-    with _ending(self, mill, None):
+    with _ending(self, mill, None), mill.liveness.busy(self.request.id):
         mill.deliver(destination)
 
 
@@ -304,6 +304,15 @@ def _set_up_logging(**_: Any) -> None:
 
 class Beat(Scheduler):  # type: ignore[misc]
     """Celery's beat with its schedule in memory: nothing in it is worth a file."""
+
+    def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
+        """Publish a tick, unless the last one still waits: nobody may be there to take them."""
+        queue_name = entry.options["queue"]
+        if entry.task == DELIVER:
+            with suppress(BrokerError):
+                if current().broker.waiting().get(queue_name):
+                    return None
+        return super().apply_async(entry, *args, **kwargs)
 
     def setup_schedule(self) -> None:
         """What is to be done in time: look for what was lost, and deliver."""

@@ -3,7 +3,6 @@
 A record's id is its prompt's key, so sending one again replaces it; people's answers stay.
 """
 
-import threading
 from collections.abc import Callable, Sequence
 
 from workers.annotation import Record, record
@@ -47,12 +46,12 @@ class ToArgilla:
             self._prepared = True
 
     def deliver(
-        self, stopping: threading.Event, tell: Callable[[str], None], *, compact: bool
+        self, go_on: Callable[[], bool], tell: Callable[[str], None], *, compact: bool
     ) -> None:
         """Log what waits, some at a time."""
         self.prepare()
         try:
-            while not stopping.is_set() and (entries := self._outbox.waiting(TOGETHER)):
+            while go_on() and (entries := self._outbox.waiting(TOGETHER)):
                 self._log(entries)
                 tell(f"{self._outbox.backlog().waiting} left")
         except DestinationRefused:

@@ -5,7 +5,6 @@ attempt whose answer was lost. A commit names the one that it was made for; if a
 it is looked at again. The card goes with the shards.
 """
 
-import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -50,7 +49,7 @@ class ToHub:
         self._head([])
 
     def deliver(
-        self, stopping: threading.Event, tell: Callable[[str], None], *, compact: bool
+        self, go_on: Callable[[], bool], tell: Callable[[str], None], *, compact: bool
     ) -> None:
         """Push what is sealed, then seal and push what waits; a compaction comes first."""
         self._push_sealed()
@@ -58,7 +57,7 @@ class ToHub:
         if compact and self._shards.compact():
             self._push_compaction()
         self._refuse_changed()
-        while not stopping.is_set() and self._seal():
+        while go_on() and self._seal():
             self._push_sealed()
             tell(f"{self._outbox.backlog().waiting} left")
 

@@ -496,6 +496,12 @@ def test_peoples_ratings_come_back_and_turn_the_pairs_that_they_turn(
     (row,) = [row for row in there.loaded("human") if row["prompt_id"] == second["fields"]["id"]]
     assert (row["chosen_rating"], row["annotators"]) == (4.0, 1)
 
+    # Another policy makes people's pairs again as well: only one record has a margin of 4.
+    there.one.recipe.write_text(there.one.recipe.read_text() + "\npairs: {min_margin: 3.5}\n")
+    assert there.one.call("rebuild", "--yes").returncode == 0
+    (row,) = there.one.rows("human")
+    assert row["prompt_id"] == records[8]["fields"]["id"]
+
 
 def _answer_of(there: Delivering, record: dict[str, Any], *, who: int) -> str:
     found = there.argilla.request(
