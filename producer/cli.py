@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -66,6 +67,9 @@ class Configuration(StrEnum):
     reward = "reward"
     kto = "kto"
 
+
+#: How long a producer may be at one row, in seconds: a Hub dataset takes its time to open.
+PATIENCE_S = 600.0
 
 DESTINATIONS = ("argilla", "hub")
 
@@ -167,7 +171,7 @@ def init(
     if target.exists():
         raise SettingsError(f"{target} exists already; move it away first")
     source = load(name).source.file
-    if source is not None:
+    if source is not None and source.is_relative_to(SHIPPED):
         samples = Path(source.relative_to(SHIPPED))
         if not samples.exists():
             samples.parent.mkdir(parents=True, exist_ok=True)
@@ -190,6 +194,7 @@ def enqueue(
     from producer.rebuild import warnings
     from workers.app import make_app
     from workers.ledger import Ledger
+    from workers.liveness import Liveness
 
     settings, loaded = _begin(recipe, database, log_format)
     broker_url = settings.require_broker()
@@ -200,8 +205,12 @@ def enqueue(
     before = ledger.accepted(loaded.name)
     celery_app = make_app(broker_url, settings.visibility_timeout)
     feed = Feed(celery_app, ledger, loaded, follow=follow, on_skip=_show_skip)
+    liveness = Liveness(broker_url, loaded.name, uuid.uuid4().hex[:12], settings.visibility_timeout)
+    feed.on_round = liveness.moved
+    liveness.begin("enqueue", patience_s=PATIENCE_S)
     with _stopped_by_signals(feed.stopping.set) as stopped, _heartbeat(ledger, loaded.name):
         feed.run()
+    liveness.close()
     accepted = ledger.accepted(loaded.name)
     err.print(f"accepted {accepted - before} prompts, {accepted} in all", markup=False)
     if stopped and not feed.ended:
@@ -232,7 +241,7 @@ def worker(
             raise SettingsError(f"queue {name!r}; accepted: {', '.join(loaded.queues)}")
     if "deliver" in queues:
         check_destinations(loaded)
-    process.open_worker(settings)
+    process.open_worker(settings, queues)
     process.GRACE_S = grace
     threads = concurrency or sum(_threads(loaded, name) for name in queues)
     full_names = ",".join(queue(loaded.name, name) for name in queues)
@@ -249,7 +258,7 @@ def beat(
     from workers import worker as process
 
     settings, _ = _begin(recipe, database, log_format)
-    process.open_worker(settings)
+    process.open_worker(settings, ())
     _celery(["beat", "--loglevel", "INFO"], settings)
 
 

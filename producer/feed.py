@@ -42,6 +42,8 @@ class Feed:
     limit: int | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
     on_skip: Callable[[BadRow], None] = lambda _row: None
+    #: Called while reading or waiting for the window goes on.
+    on_round: Callable[[], None] = lambda: None
     #: Whether `run` saw the source's end.
     ended: bool = False
 
@@ -60,6 +62,7 @@ class Feed:
         # An abandoned stream of `datasets` prints a traceback when the interpreter exits.
         with closing(self._items(position)) as items:
             for item in items:
+                self.on_round()
                 if item is not None:
                     held.append(item)
                 if len(held) >= room or (item is None and held):
@@ -86,6 +89,7 @@ class Feed:
         """How many rows may be accepted now, after waiting for the window; 0 to stop."""
         limit = self.limit or self.recipe.source.limit
         while not self.stopping.is_set():
+            self.on_round()
             # Whole batches: each message of a fleet's window should carry as much as it can.
             left = ACCEPT // self._batch_size * self._batch_size or ACCEPT
             if limit is not None:

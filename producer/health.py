@@ -16,9 +16,6 @@ from workers.recipe import Recipe
 #: A worker with messages waiting and nothing in hand may rest this long, in seconds.
 IDLE_S = 180.0
 
-#: No step takes longer than this, in seconds: its budget and some slack.
-STUCK_S = 2400.0
-
 
 class Unhealthy(PrefmillError):
     """A worker does not get on; the message says which and why."""
@@ -39,7 +36,7 @@ def check_workers(broker_url: str, recipe: Recipe) -> str:
             raise Unhealthy(
                 f"worker {sign.pid} began nothing for {rested_s:.0f} s while {depth} messages wait"
             )
-        if sign.running and rested_s > STUCK_S and not doors.shut():
+        if sign.running and rested_s > sign.patience_s and not doors.shut():
             raise Unhealthy(f"worker {sign.pid} ended nothing for {rested_s:.0f} s")
     running = sum(sign.running for sign in mine)
     return f"{len(mine)} workers on {host}, {running} batches in hand"

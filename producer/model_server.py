@@ -80,8 +80,8 @@ def _weights() -> Path:
     )
 
 
-def serve(ready: Path, *, parallel: int, threads: int) -> None:
-    """Serve until SIGTERM; `threads` -1 leaves the number to llama.cpp."""
+def serve(ready: Path, *, host: str, port: int, parallel: int, threads: int) -> None:
+    """Serve until SIGTERM; `threads` -1 leaves the number to llama.cpp, `port` 0 to the system."""
     import xllamacpp
 
     # Before the server starts its threads, which inherit the mask: SIGTERM then waits for sigwait.
@@ -95,7 +95,8 @@ def serve(ready: Path, *, parallel: int, threads: int) -> None:
     parameters.cpuparams_batch.n_threads = threads
     # Each slot keeps its last prompt anyway; a store of older ones cost 160 MB and saved no time.
     parameters.cache_ram_mib = 0
-    parameters.port = 0
+    parameters.hostnames = [host]
+    parameters.port = port
     parameters.ui = False
     parameters.verbosity = 1
     server = xllamacpp.Server(parameters)
@@ -113,12 +114,20 @@ def main() -> None:
     parser.add_argument(
         "--ready-file", type=Path, required=True, help="gets the URL once it listens"
     )
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="0: whichever is free")
     parser.add_argument("--parallel", type=int, default=4, help="requests answered at once")
     parser.add_argument(
         "--threads", type=int, default=-1, help="of llama.cpp; -1: as many as cores"
     )
     arguments = parser.parse_args()
-    serve(arguments.ready_file, parallel=arguments.parallel, threads=arguments.threads)
+    serve(
+        arguments.ready_file,
+        host=arguments.host,
+        port=arguments.port,
+        parallel=arguments.parallel,
+        threads=arguments.threads,
+    )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,9 @@ from workers.errors import BrokerError
 
 log = logging.getLogger(__name__)
 
+#: No step takes longer than this, in seconds: its budget and some slack.
+STUCK_S = 2400.0
+
 #: Notes of steps that were begun are dropped after this time, in seconds.
 STARTED_S = 24 * 3600
 
@@ -43,6 +46,8 @@ class Sign:
     running: int
     #: When a step last began or ended, or nothing was there to do.
     moved_at: float
+    #: How long it may be at something without a move, in seconds.
+    patience_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,7 @@ def _sign(process: str, said: dict[str, str]) -> Sign:
         tuple(json.loads(said["queues"])),
         int(said["running"]),
         float(said["moved_at"]),
+        float(said.get("patience", STUCK_S)),
     )
 
 
@@ -99,6 +105,7 @@ class Liveness:
         self._redis = _client(url)
         self._running: set[str] = set()
         self._moved_at = time.time()
+        self._patience_s = STUCK_S
         self._ended = threading.Event()
 
     @contextmanager
@@ -148,6 +155,18 @@ class Liveness:
     def _lives(self, process: str) -> bool:
         return process == self.process or bool(self._redis.exists(keys.worker(self._run, process)))
 
+    # -- what is no worker: the producer, beat ----------------------------------------------------
+
+    def begin(self, what: str, *, patience_s: float) -> None:
+        """Start giving signs of a loop that calls `moved` at each round, within `patience_s`."""
+        self._running.add(what)
+        self._patience_s = patience_s
+        self.watch((), list)
+
+    def moved(self) -> None:
+        """Note that the loop came round once more."""
+        self._moved_at = time.time()
+
     # -- the thread ----------------------------------------------------------------------------
 
     def watch(self, queues: Iterable[str], held: Callable[[], list[str]]) -> None:
@@ -177,6 +196,7 @@ class Liveness:
             "queues": json.dumps(queues),
             "running": len(self._running),
             "moved_at": self._moved_at,
+            "patience": self._patience_s,
         }
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hset(name, mapping=sign)
@@ -187,7 +207,8 @@ class Liveness:
                 pipe.zadd("unacked_index", dict.fromkeys(tags, now), xx=True)
             for queue in queues:
                 pipe.llen(queue)
-            waiting = sum(pipe.execute()[-len(queues) :])
+            replies = pipe.execute()
+            waiting = sum(replies[len(replies) - len(queues) :])
         if not self._running and not waiting:
             self._moved_at = time.time()
 

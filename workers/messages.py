@@ -49,6 +49,11 @@ def queue(run: str, short: str) -> str:
     return f"{run}.{VERSION}.{short}"
 
 
+def short_name(full_name: str) -> str:
+    """What people call a queue, by its full name."""
+    return full_name.split(".", 2)[-1]
+
+
 def run_of(queue: str) -> str:
     """The run that a queue belongs to, by the queue's full name."""
     return queue.partition(".")[0]

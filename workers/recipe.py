@@ -7,7 +7,7 @@ are `workers.recipe_file`.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -290,6 +290,12 @@ class Recipe(Section):
     def models(self) -> tuple[Generator | Judge, ...]:
         """Generators, then judges."""
         return (*self.generators, *self.judges)
+
+    def models_of(self, queues: Iterable[str]) -> tuple[Generator | Judge, ...]:
+        """The models that are called for work on these queues, given by their short names."""
+        wanted = set(queues)
+        generators = (model for model in self.generators if f"generate.{model.name}" in wanted)
+        return (*generators, *(self.judges if "judge" in wanted else ()))
 
     def generator(self, name: str) -> Generator:
         """The generator of that name. Raises: KeyError."""

@@ -122,9 +122,12 @@ def api_key(name: str, endpoint: Endpoint) -> str | None:
     return key
 
 
-def api_keys(recipe: Recipe) -> dict[str, str | None]:
-    """The key of every endpoint that a model of the recipe uses. Raises: SettingsError."""
-    used = {model.endpoint for model in recipe.models}
+def api_keys(recipe: Recipe, queues: Iterable[str] | None = None) -> dict[str, str | None]:
+    """The keys that work on these queues calls endpoints with; None: on all. By endpoint's name.
+
+    A process holds no key that it does not need: the sink has none. Raises: SettingsError.
+    """
+    used = {model.endpoint for model in recipe.models_of(recipe.queues if queues is None else queues)}
     return {
         name: api_key(name, endpoint) for name, endpoint in recipe.endpoints.items() if name in used
     }

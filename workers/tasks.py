@@ -41,6 +41,7 @@ from workers.messages import (
     SINK,
     Batch,
     queue,
+    short_name,
 )
 from workers.outcomes import conclude
 from workers.quarantine import Quarantine
@@ -67,6 +68,9 @@ APART_S = 60.0
 
 #: How often is looked whether something should be delivered, in seconds.
 DELIVER_S = 10.0
+
+#: How long a round of beat may take, in seconds, beside its waits.
+BEAT_S = 120.0
 
 _stopping = threading.Event()
 _foreign: set[str] = set()
@@ -263,7 +267,7 @@ def set_aside(self: Task, message: str, why: str, queue_name: str) -> None:
 def _open(**_: Any) -> None:
     """Refuse to start rather than take messages that cannot be worked on."""
     try:
-        mill = current()
+        mill = current([short_name(name) for name in app.amqp.queues.consume_from])
     except ConfigurationError as exc:
         raise SystemExit(f"prefmill: {exc}") from exc
     mill.open()
@@ -305,6 +309,16 @@ def _set_up_logging(**_: Any) -> None:
 class Beat(Scheduler):  # type: ignore[misc]
     """Celery's beat with its schedule in memory: nothing in it is worth a file."""
 
+    def tick(self, *args: Any, **kwargs: Any) -> Any:
+        """One round; returns the seconds to the next one."""
+        current().liveness.moved()
+        return super().tick(*args, **kwargs)
+
+    def close(self) -> None:
+        """Say good-bye."""
+        super().close()
+        current().liveness.close()
+
     def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
         """Publish a tick, unless the last one still waits: nobody may be there to take them."""
         queue_name = entry.options["queue"]
@@ -323,6 +337,7 @@ class Beat(Scheduler):  # type: ignore[misc]
             every_s = min(DELIVER_S, mill.settings.deliver_every)
             entries[f"deliver-{recipe.name}-{name}"] = _timed(DELIVER, every_s, "deliver", name)
         self.merge_inplace(entries)
+        mill.liveness.begin("beat", patience_s=2 * interval_s(recipe) + BEAT_S)
 
 
 def _timed(task: str, every_s: float, short: str, *arguments: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Opened before the first message is taken, so that a worker that cannot work says
 import logging
 import threading
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,7 +37,8 @@ class Worker:
     """One worker process."""
 
     recipe: Recipe
-    keys: dict[str, str | None]
+    #: Of the endpoints that its own queues' work calls, and of no other.
+    keys: dict[str, str | None] = field(repr=False)
     settings: Settings
     #: Tells this process from every other and from its own predecessors.
     process: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
@@ -120,8 +122,11 @@ _current: Worker | None = None
 _lock = threading.Lock()
 
 
-def open_worker(settings: Settings) -> Worker:
-    """A worker for the recipe in the settings. Raises: ConfigurationError."""
+def open_worker(settings: Settings, queues: Iterable[str]) -> Worker:
+    """A worker for the recipe in the settings, on these queues (short names; beat: none).
+
+    Raises: ConfigurationError, also if the key of an endpoint that they call is not set.
+    """
     recipe = load(settings.recipe)
     for name, endpoint in recipe.endpoints.items():
         if endpoint.base_url == LOCAL_MODEL_URL:
@@ -131,13 +136,16 @@ def open_worker(settings: Settings) -> Worker:
             )
     settings.require_broker()
     settings.require_database()
-    return Worker(recipe, api_keys(recipe), settings)
+    return Worker(recipe, api_keys(recipe, queues), settings)
 
 
-def current() -> Worker:
-    """The worker of this process, opened at the first call. Raises: ConfigurationError."""
+def current(queues: Iterable[str] = ()) -> Worker:
+    """The worker of this process, opened for these queues at the first call.
+
+    Raises: ConfigurationError.
+    """
     global _current
     with _lock:
         if _current is None:
-            _current = open_worker(read_settings())
+            _current = open_worker(read_settings(), queues)
         return _current

@@ -1,0 +1,53 @@
+#!/bin/sh
+# Starts Valkey with the access list of a fleet; passwords come from the environment and are
+# written as digests only. Arguments go to the server.
+#
+#   producer   enqueue, pause, resume, failures; publishes, and reads no queue
+#   worker     works on the queues
+#   beat       publishes to `sink` and `deliver`, and looks how deep the queues are
+#   reader     looks, changes nothing: metrics, Flower, health checks
+#
+# Scripts (workers/lua, kombu's and Celery's) run with the rights of whoever calls them.
+set -eu
+umask 077
+folder=${PREFMILL_ACL_FOLDER:-/run/valkey}
+
+user() { # name, password, rules
+  if [ -z "$2" ]; then
+    echo "start-valkey: no password for the user $1" >&2
+    exit 2
+  fi
+  digest=$(printf %s "$2" | sha256sum | cut -d ' ' -f 1)
+  echo "user $1 on #$digest resetchannels -@all $connection $3"
+}
+
+connection='+auth +hello +ping +select +client|setinfo +client|setname +multi +exec +discard'
+queues='*.v[0-9]*'
+# kombu's bindings, Celery's chords, and what a process says of itself
+bindings='%W~_kombu.binding.* %W~_kombu.binding_permanent.*'
+publish="$bindings +sadd +lpush +llen"
+signs='~prefmill:*:workers:* +hset +pexpire +del'
+looks='%R~prefmill:door:* +scan +hgetall'
+
+{
+  echo 'user default off resetpass resetkeys resetchannels -@all'
+  user producer "${PREFMILL_PRODUCER_PASSWORD-}" "$publish $signs $looks \
+%W~$queues ~celery-taskset-meta-* ~prefmill:door:* ~prefmill:*:paused ~prefmill:*:answers:* \
+%R~prefmill:*:aside +set +unlink +hdel +lrange"
+  user worker "${PREFMILL_WORKER_PASSWORD-}" "$signs $looks \
+~$queues ~unacked ~unacked_index ~unacked_mutex ~_kombu.binding.* ~_kombu.binding_permanent.* \
+~celery-task-meta-* ~celery-taskset-meta-* ~prefmill:* \
++brpop +lpush +rpush +llen +lrange +ltrim \
++hget +hmget +hdel +hexists +hscan \
++zadd +zrem +zrange +zrevrangebyscore +zrangebyscore +zremrangebyscore +zscore +zcard +zcount \
++sadd +srem +smembers +sismember +get +set +unlink +exists +expire +pttl \
++eval +evalsha +script|load +time"
+  user beat "${PREFMILL_BEAT_PASSWORD-}" "$publish $signs $looks \
+%W~$queues.sink* %W~$queues.deliver* %R~$queues"
+  user reader "${PREFMILL_READER_PASSWORD-}" "$looks \
+%R~* +llen +lrange +hget +hlen +hscan +zcard +zcount +zrange +zscore +get +exists +smembers +time +info"
+} >"$folder/users.acl"
+
+unset PREFMILL_PRODUCER_PASSWORD PREFMILL_WORKER_PASSWORD PREFMILL_BEAT_PASSWORD \
+  PREFMILL_READER_PASSWORD
+exec valkey-server --aclfile "$folder/users.acl" "$@"
