@@ -6,15 +6,17 @@ ENV UV_PROJECT_ENVIRONMENT=/opt/prefmill UV_PYTHON=python3 UV_PYTHON_DOWNLOADS=n
     UV_LINK_MODE=copy UV_NO_CACHE=1
 RUN python3 -m pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore "uv>=0.9,<1"
 WORKDIR /build
-# Dependencies first: a change of our own code does not install them anew.
+# Dependencies first: a change of our own code does not install them anew. Bytecode now, for the root
+# file system of a container cannot be written.
 COPY pyproject.toml LICENSE README.md ./
-RUN uv sync --quiet --no-dev --no-install-project --extra local --extra postgres --extra flower
+RUN uv sync --quiet --no-dev --no-install-project --extra local --extra postgres --extra flower \
+ && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/prefmill/lib
 COPY workers ./workers
 COPY producer ./producer
-# Not editable, so that the final stage needs no source; bytecode now, for the root file system of a
-# container cannot be written.
+# Not editable: the final stage needs no source.
 RUN uv sync --quiet --no-dev --no-editable --extra local --extra postgres --extra flower \
- && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/prefmill
+ && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash \
+    /opt/prefmill/lib/python3*/site-packages/workers /opt/prefmill/lib/python3*/site-packages/producer
 
 FROM python:3.12-slim
 RUN groupadd --gid 10001 prefmill \
