@@ -21,7 +21,8 @@ user() { # name, password, rules
   echo "user $1 on #$digest resetchannels -@all $connection $3"
 }
 
-connection='+auth +hello +ping +select +client|setinfo +client|setname +multi +exec +discard'
+# +client is what a connection may say of itself, without what concerns others.
+connection='+client -@dangerous +auth +hello +ping +select +multi +exec +discard'
 queues='*.v[0-9]*'
 # kombu's bindings, Celery's chords, and what a process says of itself
 bindings='%W~_kombu.binding.* %W~_kombu.binding_permanent.*'
