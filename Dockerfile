@@ -19,7 +19,11 @@ RUN uv sync --quiet --no-dev --no-editable --extra local --extra postgres --extr
     /opt/prefmill/lib/python3*/site-packages/workers /opt/prefmill/lib/python3*/site-packages/producer
 
 FROM python:3.12-slim
-RUN groupadd --gid 10001 prefmill \
+# libgomp1 is what llama.cpp was linked with; slim images leave it out.
+RUN apt-get update -qq \
+ && apt-get install -y -qq --no-install-recommends libgomp1 >/dev/null \
+ && rm -rf /var/lib/apt/lists/* \
+ && groupadd --gid 10001 prefmill \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin prefmill \
  && install --directory --owner 10001 --group 10001 /data /var/cache/prefmill
 COPY --from=build /opt/prefmill /opt/prefmill
