@@ -474,14 +474,15 @@ def check(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """Recipe, variables, source, ledger, broker, endpoints, planned calls."""
-    from producer.checks import checks
-
     settings, loaded = _begin(recipe, database, log_format)
     if worker:
+        # Alone: health checks run every minute in every container.
         from producer.health import check_workers
 
         out.print(check_workers(settings.require_broker(), loaded), markup=False)
         return
+    from producer.checks import checks
+
     well = True
     for finding in checks(loaded, settings):
         well = well and finding.well
