@@ -82,8 +82,8 @@ def _weights() -> Path:
 
 def serve(ready: Path, *, host: str, port: int, parallel: int, threads: int) -> None:
     """Serve until SIGTERM; `threads` -1 leaves the number to llama.cpp, `port` 0 to the system."""
-    # Before llama.cpp is loaded. Its threads would spin while they wait for each other, and whenever
-    # one of them has no core for itself that takes 3 times as long and 5 times the CPU.
+    # Before llama.cpp is loaded. Its threads would spin while they wait for each other; where one
+    # of them has no core for itself that takes 3 times as long and 5 times the CPU.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import xllamacpp
 

@@ -127,7 +127,8 @@ def api_keys(recipe: Recipe, queues: Iterable[str] | None = None) -> dict[str, s
 
     A process holds no key that it does not need: the sink has none. Raises: SettingsError.
     """
-    used = {model.endpoint for model in recipe.models_of(recipe.queues if queues is None else queues)}
+    models = recipe.models if queues is None else recipe.models_of(queues)
+    used = {model.endpoint for model in models}
     return {
         name: api_key(name, endpoint) for name, endpoint in recipe.endpoints.items() if name in used
     }

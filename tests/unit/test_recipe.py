@@ -64,7 +64,7 @@ def refusal(folder: Path, text: str | bytes) -> str:
     return message
 
 
-@pytest.mark.parametrize("name", ["tutorial", "local"])
+@pytest.mark.parametrize("name", ["tutorial", "local", "compose"])
 def test_a_shipped_recipe_loads_by_its_name(name: str) -> None:
     recipe = load(name)
     assert name in shipped()

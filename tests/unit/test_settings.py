@@ -167,6 +167,18 @@ def test_only_endpoints_that_a_model_uses_need_their_key(monkeypatch: pytest.Mon
     assert api_keys(recipe(judged_by="paid")) == {"open": None, "paid": SECRET}
 
 
+def test_work_on_a_queue_needs_the_keys_of_its_own_calls_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = recipe(judged_by="paid")
+    assert api_keys(asked, ["generate.a", "sink", "deliver"]) == {"open": None}
+    assert api_keys(asked, []) == {}
+    with pytest.raises(SettingsError, match="PAID_KEY is not set"):
+        api_keys(asked, ["judge"])
+    monkeypatch.setenv("PAID_KEY", SECRET)
+    assert api_keys(asked, ["judge"]) == {"paid": SECRET}
+
+
 def test_a_key_that_a_model_needs_must_be_there() -> None:
     with pytest.raises(SettingsError, match="IDLE_KEY is not set"):
         api_keys(recipe(judged_by="idle"))

