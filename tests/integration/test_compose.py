@@ -244,7 +244,7 @@ def test_each_user_of_the_broker_may_do_its_part_and_no_more(tmp_path: Path) -> 
                 ("KEYS", "*"),
                 ("CLIENT", "LIST"),
                 ("SHUTDOWN",),
-                ("DEBUG", "SLEEP", "0"),
+                ("MONITOR",),
                 ("SET", "anything", "1"),
             ):
                 _refused(fleet, user, *command)
