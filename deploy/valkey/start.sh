@@ -5,7 +5,8 @@
 #   producer   enqueue, pause, resume, failures; publishes, and reads no queue
 #   worker     works on the queues
 #   beat       publishes to `sink` and `deliver`, and looks how deep the queues are
-#   reader     looks, changes nothing: metrics, Flower, health checks
+#   reader     looks, changes nothing: metrics, health checks
+#   flower     looks how deep the queues are, and listens for Celery's events
 #
 # Scripts (workers/lua, kombu's and Celery's) run with the rights of whoever calls them.
 set -eu
@@ -43,14 +44,18 @@ looks='%R~prefmill:door:* +scan +hgetall'
 +brpop +lpush +rpush +llen +lrange +ltrim \
 +hget +hmget +hdel +hexists +hscan \
 +zadd +zrem +zrange +zrevrangebyscore +zrangebyscore +zremrangebyscore +zscore +zcard +zcount \
-+sadd +srem +smembers +sismember +get +set +unlink +exists +expire +pttl \
++sadd +srem +smembers +sismember +get +set +unlink +exists +expire +pttl +watch +unwatch \
 +eval +evalsha +script|load +time"
   user beat "${PREFMILL_BEAT_PASSWORD-}" "$publish $signs $looks \
 %W~$queues.sink* %W~$queues.deliver* %R~$queues"
   user reader "${PREFMILL_READER_PASSWORD-}" "$looks \
 %R~* +llen +lrange +hget +hlen +hscan +zcard +zcount +zrange +zscore +get +exists +smembers +time +info"
+  user flower "${PREFMILL_FLOWER_PASSWORD-}" "%R~$queues +llen \
+~_kombu.binding.celeryev ~_kombu.binding_permanent.celeryev \
++sadd +srem +smembers +eval +evalsha +script|load \
+&/0.celeryev/* +subscribe +psubscribe +unsubscribe +punsubscribe"
 } >"$folder/users.acl"
 
 unset PREFMILL_PRODUCER_PASSWORD PREFMILL_WORKER_PASSWORD PREFMILL_BEAT_PASSWORD \
-  PREFMILL_READER_PASSWORD
+  PREFMILL_READER_PASSWORD PREFMILL_FLOWER_PASSWORD
 exec valkey-server --aclfile "$folder/users.acl" "$@"
