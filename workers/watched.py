@@ -5,7 +5,7 @@ is told by `prefmill status` and the metrics.
 """
 
 from celery import Celery
-from kombu import Queue
+from kombu.entity import Queue
 
 from workers.app import make_app
 from workers.messages import queue
@@ -17,8 +17,9 @@ def _watched() -> Celery:
     settings = read_settings()
     recipe = load(settings.recipe)
     made = make_app(settings.require_broker(), settings.visibility_timeout)
-    made.conf.task_queues = [Queue(queue(recipe.name, short)) for short in recipe.queues]
-    made.conf.task_default_queue = queue(recipe.name, "sink")
+    names = [queue(recipe.name, short) for short in recipe.queues]
+    made.conf.task_queues = [Queue(name) for name in names]  # type: ignore[no-untyped-call]
+    made.conf.task_default_queue = names[0]
     return made
 
 

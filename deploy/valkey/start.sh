@@ -51,9 +51,10 @@ looks='%R~prefmill:door:* +scan +hgetall'
   user reader "${PREFMILL_READER_PASSWORD-}" "$looks \
 %R~* +llen +lrange +hget +hlen +hscan +zcard +zcount +zrange +zscore +get +exists +smembers +time +info"
   user flower "${PREFMILL_FLOWER_PASSWORD-}" "%R~$queues +llen \
-~_kombu.binding.celeryev ~_kombu.binding_permanent.celeryev \
-+sadd +srem +smembers +eval +evalsha +script|load \
-&/0.celeryev/* +subscribe +psubscribe +unsubscribe +punsubscribe"
+~celeryev.* ~*.reply.celery.pidbox* ~_kombu.binding*.celeryev ~_kombu.binding_deadlines \
+~_kombu.binding*.reply.celery.pidbox \
++sadd +srem +smembers +exists +del +eval +evalsha +script|load +script|exists +pexpire +expire +brpop +time +zadd +zrem +zscore +zrangebyscore \
+&/0.celeryev/* &/0.celery.pidbox +publish +subscribe +psubscribe +unsubscribe +punsubscribe"
 } >"$folder/users.acl"
 
 unset PREFMILL_PRODUCER_PASSWORD PREFMILL_WORKER_PASSWORD PREFMILL_BEAT_PASSWORD \

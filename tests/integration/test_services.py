@@ -37,6 +37,7 @@ SECRETS = {
     "PREFMILL_WORKER_PASSWORD": "canary-of-the-workers",
     "PREFMILL_BEAT_PASSWORD": "canary-of-beat",
     "PREFMILL_READER_PASSWORD": "canary-of-the-reader",
+    "PREFMILL_FLOWER_PASSWORD": "canary-of-flower",
     "LLM_API_KEY": "canary-of-the-models",
 }
 ADMIN = "only-for-this-test"
@@ -62,7 +63,11 @@ class Fleet:
     def environment(self, name: str) -> dict[str, str]:
         """A service's own environment and nothing of its neighbours'."""
         own = SERVICES[name].get("environment") or {}
-        variables = {**SECRETS, "PREFMILL_RECIPE": str(self.folder / "compose.yaml")}
+        variables = {
+            **SECRETS,
+            "PREFMILL_RECIPE": str(self.folder / "compose.yaml"),
+            "PREFMILL_VISIBILITY_TIMEOUT": "3",
+        }
         found = {key: _interpolated(value, variables) for key, value in own.items()}
         if "PREFMILL_BROKER_URL" in found:
             at = f"127.0.0.1:{self.port}"
@@ -197,12 +202,17 @@ def _ended(fleet: Fleet, number: int) -> bool:
 
 
 def test_the_services_work_with_their_own_command_lines_rights_and_credentials(
-    tmp_path: Path, llm: LlmServer, postgres_url: str
+    tmp_path: Path, postgres_url: str
 ) -> None:
-    _recipe(tmp_path, llm.base_url)
-    with _fleet(tmp_path, postgres_url) as fleet:
+    with LlmServer(latency="fixed:0.3") as llm, _fleet(tmp_path, postgres_url) as fleet:
+        _recipe(tmp_path, llm.base_url)
         for name in (*WORKERS, "beat", "producer"):
             fleet.serve(name)
+        # One dies with messages in hand: another one's redelivery must be allowed as well.
+        eventually(lambda: llm.stats()["models"], within_s=20, what="a call\n" + fleet.logs())
+        fleet.processes["generate-cool"].kill()
+        fleet.processes["generate-cool"].wait()
+        fleet.serve("generate-cool")
         eventually(lambda: _ended(fleet, 24), within_s=30, what="24 outcomes\n" + fleet.logs())
         assert "is paused" in fleet.exec("producer", "pause")
         assert "goes on" in fleet.exec("producer", "resume")
@@ -236,7 +246,7 @@ def test_each_user_of_the_broker_may_do_its_part_and_no_more(tmp_path: Path) -> 
         for password in (None, "", "default"):
             with Redis(port=fleet.port, password=password) as anyone, pytest.raises(RedisError):
                 anyone.ping()
-        for user in ("producer", "worker", "beat", "reader"):
+        for user in ("producer", "worker", "beat", "reader", "flower"):
             for command in (
                 ("CONFIG", "GET", "*"),
                 ("FLUSHALL",),
@@ -255,6 +265,8 @@ def test_each_user_of_the_broker_may_do_its_part_and_no_more(tmp_path: Path) -> 
         _refused(fleet, "beat", "HGETALL", "prefmill:r:answers:x")
         _refused(fleet, "reader", "LPUSH", "r.v1.sink", "{}")
         _refused(fleet, "reader", "DEL", "prefmill:r:paused")
+        _refused(fleet, "flower", "LPUSH", "r.v1.sink", "{}")
+        _refused(fleet, "flower", "DEL", "r.v1.sink")
         with fleet.redis("beat") as redis:
             assert redis.lpush("r.v1.sink", "{}") == 1
 
