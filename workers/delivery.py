@@ -124,12 +124,12 @@ class Delivery:
         def go_on() -> bool:
             return not self.stopping.is_set() and time.monotonic() < until
 
-        left = self.outbox.backlog().waiting
+        left = self.outbox.pending()
         while True:
             try:
                 return self._way.deliver(go_on, tell, compact=compact)
             except DestinationAway as exc:
-                waiting = self.outbox.backlog().waiting
+                waiting = self.outbox.pending()
                 if waiting < left:  # it took something: it is there
                     failures, since, left = 0, time.monotonic(), waiting
                 pause_s = exc.retry_after_s or _pause_s(failures)

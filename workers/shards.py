@@ -32,7 +32,7 @@ from workers.shapes import Shape, shape, source_schema
 PROMPTS = 5_000
 
 #: Characters of rows, all configurations together, from which a shard is full.
-CHARACTERS = 64_000_000
+CHARACTERS = 32_000_000
 
 #: Prompts that are read at a time.
 PAGE = 250

@@ -159,11 +159,10 @@ outbox = Table(
     Column("rows", Integer, nullable=False),
     Column("state", String(16), nullable=False),
     Column("detail", Text),
-    # Grows when what is to be delivered changes; `sealed` is the one that the shard holds.
+    # Grows when what is to be delivered changes.
     Column("revision", Integer, nullable=False, server_default="0"),
-    Column("sealed", Integer),
     Column("shard", Integer),
-    # What a compaction that is under way will make of it.
+    # What a compaction that is under way will make of it, as of which revision.
     Column("next_shard", Integer),
     Column("next_sealed", Integer),
     Column("next_rows", Integer),

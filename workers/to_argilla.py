@@ -53,7 +53,7 @@ class ToArgilla:
         try:
             while go_on() and (entries := self._outbox.waiting(TOGETHER)):
                 self._log(entries)
-                tell(f"{self._outbox.backlog().waiting} left")
+                tell(f"{self._outbox.pending()} left")
         except DestinationRefused:
             self._prepared = False  # someone may have deleted the dataset: the next time it is made
             raise

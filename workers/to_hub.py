@@ -59,7 +59,7 @@ class ToHub:
         self._refuse_changed()
         while go_on() and self._seal():
             self._push_sealed()
-            tell(f"{self._outbox.backlog().waiting} left")
+            tell(f"{self._outbox.pending()} left")
 
     def _refuse_changed(self) -> None:
         changed = self._outbox.backlog().changed
