@@ -303,7 +303,7 @@ def test_a_token_that_may_not_write_is_named_and_never_shown(
 def test_rows_that_are_to_be_private_go_to_no_public_repository(hub: HubServer) -> None:
     hub.put("me/pairs", {"README.md": b""})
     private = HubRepository("me/pairs", private=True, token=WRITE_TOKEN, endpoint=hub.endpoint)
-    with pytest.raises(DestinationRefused, match="hub.private: true.*me/pairs.*accepted: false"):
+    with pytest.raises(DestinationRefused, match=r"hub.private: true.*me/pairs.*accepted: false"):
         private.head(create=True)
 
 
