@@ -413,11 +413,13 @@ def sync(
 ) -> None:
     """Deliver now what waits for Argilla and the Hub."""
     from producer.delivering import deliver, summary
+    from producer.rebuild import check as check_run
 
     if destination is None and recipe in DESTINATIONS:
         recipe, destination = None, recipe
     ledger, loaded = _begun(recipe, database, log_format)
     names = _destinations(loaded, destination)
+    check_run(ledger, loaded)
     with _ended_by_signals():
         try:
             deliver(ledger, loaded, names, _say)
@@ -429,11 +431,16 @@ def sync(
 def compact(
     recipe: RecipeArgument = None, database: Database = None, log_format: Logging = LogFormat.text
 ) -> None:
-    """Replace changed pairs and many small shards on the Hub by few, in one commit."""
+    """Replace changed pairs and many small shards on the Hub by few, in one commit.
+
+    Delivers again what someone deleted there.
+    """
     from producer.delivering import deliver, summary
+    from producer.rebuild import check as check_run
 
     ledger, loaded = _begun(recipe, database, log_format)
     names = _destinations(loaded, "hub")
+    check_run(ledger, loaded)
     with _ended_by_signals():
         try:
             deliver(ledger, loaded, names, _say, compact=True)

@@ -9,12 +9,12 @@ What a destination is, and how it is reached, is unknown here.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, delete, func, select, update
+from sqlalchemy import Connection, and_, bindparam, case, delete, func, or_, select, update
 from sqlalchemy import literal as lit
 
 from workers.records import PAIRED, REJECTED, Outcome
@@ -37,6 +37,9 @@ GONE = "gone"
 
 #: Values that one statement names at most; SQLite takes 32,766.
 VARIABLES = 10_000
+
+#: Entries that one transaction enters when a destination is new.
+FILLED_TOGETHER = 2_000
 
 _IN_A_SHARD = (SEALED, DELIVERED, CHANGED)
 
@@ -245,48 +248,32 @@ class Outbox:
     # -- entries -------------------------------------------------------------------------------
 
     def fill(self) -> None:
-        """Enter what was made before this destination was configured. Raises: LedgerError."""
+        """Enter what was made without this destination in the recipe. Raises: LedgerError.
+
+        Read once, beside short transactions that write: nobody has to wait for it.
+        """
         for kind, made in self._made().items():
             known = select(lit(1)).where(
-                self._mine, outbox.c.kind == kind, outbox.c.key == made.c.key
+                self._mine, outbox.c.kind == kind, outbox.c.key == made.selected_columns.key
             )
-            with self._transaction(reading=True) as connection:  # writers need not wait for this
-                any_missing = select(made.c.key).where(~known.exists()).limit(1)
-                if connection.scalar(any_missing) is None:
-                    continue
-            with self._transaction() as connection:
-                missing = (
-                    select(
-                        lit(self._run),
-                        lit(self.name),
-                        lit(kind),
-                        made.c.key,
-                        made.c.rows,
-                        lit(WAITING),
-                        lit(time.time()),
-                    )
-                    .where(~known.exists())
-                    .order_by(made.c.ordinal, made.c.key)
+            with self._transaction(reading=True) as connection:
+                found = connection.execution_options(yield_per=FILLED_TOGETHER).scalars(
+                    made.where(~known.exists())
                 )
-                names = ("run", "destination", "kind", "key", "rows", "state", "queued_at")
-                connection.execute(
-                    self._insert(outbox).from_select(names, missing).on_conflict_do_nothing()
-                )
+                for keys in found.partitions():
+                    entries = [_entry(self._run, self.name, kind, key, 1) for key in keys]
+                    with self._transaction() as writing:
+                        writing.execute(self._insert(outbox).on_conflict_do_nothing(), entries)
 
     def _made(self) -> dict[str, Any]:
-        """What there is to deliver, by kind: keys, rows and places."""
-        of = and_(prompts.c.run == self._run, prompts.c.state.in_((PAIRED, REJECTED)))
+        """The keys of what there is to deliver, by kind; large columns are read last, if at all."""
         if not self.name.startswith("hub:"):
-            judged = of & prompts.c.judgements.is_not(None) & (prompts.c.judgements != "[]")
-            query = select(prompts.c.key, lit(1).label("rows"), prompts.c.ordinal)
-            return {RECORD: query.where(judged).subquery()}
-        same = and_(pairs.c.run == prompts.c.run, pairs.c.key == prompts.c.key)
-        query = select(prompts.c.key, func.count().label("rows"), prompts.c.ordinal)
-        query = query.join(pairs, same).where(of).group_by(prompts.c.key, prompts.c.ordinal)
-        rated = and_(curated.c.run == prompts.c.run, curated.c.key == prompts.c.key)
-        human = select(prompts.c.key, lit(1).label("rows"), prompts.c.ordinal)
-        human = human.join(curated, rated).where(of, curated.c.pairs != "[]")
-        return {PAIRS: query.subquery(), HUMAN: human.subquery()}
+            judged = or_(prompts.c.state == PAIRED, prompts.c.judgements != "[]")
+            ended = and_(prompts.c.run == self._run, prompts.c.state.in_((PAIRED, REJECTED)))
+            return {RECORD: select(prompts.c.key).where(ended, judged)}
+        first = and_(pairs.c.run == self._run, pairs.c.index == 0)
+        rated = and_(curated.c.run == self._run, curated.c.pairs != "[]")
+        return {PAIRS: select(pairs.c.key).where(first), HUMAN: select(curated.c.key).where(rated)}
 
     def waiting(self, limit: int) -> list[Entry]:
         """The entries that wait longest, up to `limit`."""
@@ -307,12 +294,50 @@ class Outbox:
                 change = {"state": DELIVERED, "delivered_at": time.time()}
                 connection.execute(arrived.values(change), sent)
 
-    def refuse(self, refused: Mapping[int, str]) -> None:
-        """Note why entries, by sequence, are not delivered; they are left out from now on."""
+    def refuse(self, refused: Mapping[Entry, str]) -> None:
+        """Note why entries, as they were read, are not delivered; they are left out from now on."""
+        refusing = update(outbox).where(
+            outbox.c.sequence == bindparam("of"),
+            outbox.c.revision == bindparam("as_of"),
+            outbox.c.state == WAITING,
+        )
+        told = [
+            {"of": entry.sequence, "as_of": entry.revision, "detail": why[:2000]}
+            for entry, why in sorted(refused.items(), key=lambda item: item[0].sequence)
+        ]
+        if told:
+            with self._transaction() as connection:
+                change = {"state": REFUSED, "detail": bindparam("detail")}
+                connection.execute(refusing.values(change), told)
+
+    def missed(self) -> None:
+        """Have everything delivered again: the place is empty, or another one of that name."""
         with self._transaction() as connection:
-            for sequence, why in sorted(refused.items()):
-                this = update(outbox).where(self._mine, outbox.c.sequence == sequence)
-                connection.execute(this.values(state=REFUSED, detail=why[:2000]))
+            held = and_(self._mine, outbox.c.state.in_(_IN_A_SHARD))
+            _hold(connection, held)
+            again = {"state": WAITING, "shard": None, "delivered_at": None}
+            again |= dict.fromkeys(("next_shard", "next_sealed", "next_rows"))
+            connection.execute(update(outbox).where(held).values(again))
+            gone = {"state": GONE, "content": None}
+            connection.execute(update(shards).where(self._shards).values(gone))
+
+    def unseal(self, number: int) -> None:
+        """Give the entries of a shard back that was never sent and must not be."""
+        self._give_back([number], SEALED)
+
+    def lost(self, numbers: Iterable[int]) -> None:
+        """Have the entries of delivered shards delivered again which someone deleted."""
+        self._give_back(numbers, DELIVERED)
+
+    def _give_back(self, numbers: Iterable[int], state: str) -> None:
+        some = sorted(set(numbers))
+        with self._transaction() as connection:
+            of = and_(self._shards, shards.c.number.in_(some), shards.c.state == state)
+            connection.execute(update(shards).where(of).values(state=GONE, content=None))
+            held = and_(self._mine, outbox.c.shard.in_(some))
+            _hold(connection, held)
+            again = {"state": WAITING, "shard": None, "delivered_at": None}
+            connection.execute(update(outbox).where(held).values(again))
 
     def refusals(self, limit: int = 20) -> list[tuple[str, str]]:
         """(prompt's key, why) of entries that were refused."""
@@ -468,31 +493,36 @@ class Outbox:
         with self._transaction(reading=True) as connection:
             return set(connection.scalars(query))
 
-    def plan(self, leaving: Iterable[int], entries: Mapping[Entry, tuple[int, int] | None]) -> bool:
+    def plan(
+        self,
+        leaving: Iterable[int],
+        arriving: Collection[int],
+        entries: Mapping[Entry, tuple[int, int] | None],
+    ) -> bool:
         """Fix what a compaction makes of the entries of the shards that leave.
 
         `entries` tells the new shard and the rows there of each; None: it has none any more. The
-        new shards' files are entered before, by `arrive`. False if anything changed since.
+        files of the `arriving` shards were entered before. False if anything changed since, or if
+        someone else forgot them; nothing is written then.
         """
+        to: dict[tuple[int | None, int], list[int]] = defaultdict(list)
+        for entry, place in entries.items():
+            to[place or (None, 0)].append(entry.sequence)
         with self._transaction() as connection:
+            come = select(shards.c.number).where(self._shards, shards.c.state == ARRIVING)
+            if set(connection.scalars(come.distinct())) != set(arriving):
+                return False
             if not self._unchanged(connection, entries):
                 return False
-            planned = (
-                update(outbox)
-                .where(outbox.c.sequence == bindparam("of"))
-                .values(
-                    next_shard=bindparam("to"),
-                    next_rows=bindparam("held"),
-                    next_sealed=outbox.c.revision,
-                )
-            )
-            connection.execute(
-                planned,
-                [
-                    {"of": e.sequence, "to": to[0] if to else None, "held": to[1] if to else 0}
-                    for e, to in entries.items()
-                ],
-            )
+            for (number, rows), sequences in to.items():
+                change = {
+                    "next_shard": number,
+                    "next_rows": rows,
+                    "next_sealed": outbox.c.revision,
+                }
+                for start in range(0, len(sequences), VARIABLES):
+                    some = outbox.c.sequence.in_(sequences[start : start + VARIABLES])
+                    connection.execute(update(outbox).where(some).values(change))
             gone = and_(self._shards, shards.c.number.in_(sorted(set(leaving))))
             connection.execute(update(shards).where(gone).values(state=LEAVING))
         return True
@@ -508,6 +538,17 @@ class Outbox:
             if not connection.scalar(self._any(LEAVING)):
                 gone = and_(self._shards, shards.c.state == ARRIVING)
                 connection.execute(delete(shards).where(gone))
+
+    def cancel(self) -> None:
+        """Forget a planned compaction of which nothing was sent."""
+        with self._transaction() as connection:
+            planned = and_(self._mine, outbox.c.next_sealed.is_not(None))
+            _hold(connection, planned)
+            cleared = dict.fromkeys(("next_shard", "next_sealed", "next_rows"))
+            connection.execute(update(outbox).where(planned).values(cleared))
+            for before, after in ((ARRIVING, GONE), (LEAVING, DELIVERED)):
+                of = and_(self._shards, shards.c.state == before)
+                connection.execute(update(shards).where(of).values(state=after, content=None))
 
     def _any(self, state: str) -> Any:
         return select(func.count()).where(self._shards, shards.c.state == state)

@@ -244,13 +244,17 @@ def test_destinations_that_are_down_for_a_while_lose_nothing(
         there.check(there.one.status())
 
 
-def made(there: Delivering, start: int, count: int) -> None:
-    """Enter prompts that end with one pair each, as the sink would, without calling any LLM."""
+def made(there: Delivering, start: int, count: int, say: str = "say something.") -> None:
+    """Enter prompts that end with one pair each, as the sink would, without calling any LLM.
+
+    The first one asks for something of its own.
+    """
     loaded = load(str(there.one.recipe))
     ledger = Ledger(there.one.environment["PREFMILL_DATABASE_URL"])
     ledger.open_run(loaded.name, loaded.hash, loaded.fingerprint())
     prompts = [
-        Prompt(f"Task {n}: say something.", {"topic": f"t{n}"}) for n in range(start, start + count)
+        Prompt(f"Task {n}: {say if n == start else 'say something.'}", {"topic": f"t{n}"})
+        for n in range(start, start + count)
     ]
     columns = SourceColumns()
     assert columns.admit({"topic": "t"}, first=True) is None
@@ -517,6 +521,50 @@ def _answer_of(there: Delivering, record: dict[str, Any], *, who: int) -> str:
     (mine,) = [one for one in found if one["id"] == record["id"]]
     me = there.argilla.request("GET", "me", key=ANNOTATOR_KEYS[who])["id"]
     return next(one["id"] for one in mine["responses"] if one["user_id"] == me)
+
+
+def test_what_someone_deleted_there_is_delivered_again(
+    tmp_path: Path, hub: HubServer, argilla: ArgillaServer, llm: LlmServer
+) -> None:
+    there = delivering(tmp_path, hub, argilla, llm)
+    made(there, 0, 10)
+    assert there.one.call("sync").returncode == 0
+    answer(there, there.records()[0], {0: 1, 1: 5}, who=0, status="submitted")
+    assert there.one.call("pull").returncode == 0
+    argilla.request("DELETE", f"datasets/{there.dataset_id()}")
+    del hub.repositories[REPO]
+    made(there, 10, 10)
+    done = there.one.call("sync")
+    assert done.returncode == 0, done.stderr
+    assert len(there.records()) == len(there.loaded()) == 20
+    # What people said in the dataset that is gone was not taken back.
+    assert "0 prompts are rated by people" in there.one.call("pull").stdout
+    assert len(there.one.rows("human")) == len(there.loaded("human")) == 1
+
+    newest = max(path for path in hub.repositories[REPO].files if "/default/" in path)
+    hub.repositories[REPO].commit({}, [newest])
+    made(there, 20, 10)
+    refused = there.one.call("sync")
+    assert refused.returncode == 2
+    assert newest in refused.stderr
+    assert "prefmill compact" in refused.stderr
+    done = there.one.call("compact")
+    assert done.returncode == 0, done.stderr
+    assert len(there.loaded()) == len(there.loaded("full")) == 30
+
+
+def test_a_row_that_holds_a_token_reaches_neither_a_shard_nor_the_card(
+    tmp_path: Path, hub: HubServer, argilla: ArgillaServer, llm: LlmServer
+) -> None:
+    there = delivering(tmp_path, hub, argilla, llm)
+    made(there, 0, 6, say=f"my token is {WRITE_TOKEN}")
+    done = there.one.call("sync", "hub")
+    assert done.returncode == 0, done.stderr
+    assert "secret: 'prompt' holds a key or token" in done.stdout
+    assert there.one.status()["deliveries"]["hub"] == {"pending": 0, "delivered": 5, "refused": 1}
+    assert len(there.loaded()) == 5
+    assert all(WRITE_TOKEN.encode() not in data for data in hub.stored.values())
+    assert WRITE_TOKEN.encode() not in hub.repositories[REPO].files["README.md"]
 
 
 def test_pairs_that_change_are_replaced_in_one_commit(
