@@ -1,8 +1,8 @@
 """One look at a store for all who want to know at the same moment.
 
 Each look has a thread of its own, so that a store that hangs costs those who ask their patience and
-no more. What the store said is handed out until it has rested ten times as long as it worked; what
-is old is never handed out for new. Knows nothing of what is looked at.
+no more. A store that works hard for its answer is asked less often. Knows nothing of what is looked
+at.
 """
 
 import logging

@@ -100,6 +100,10 @@ def _prompts(folder: Path, count: int, start: int = 0) -> None:
         file.write(json.dumps({"instruction": f"{CANARY}\n# {start}", "topic": "t"}) + "\n")
 
 
+def _always(reply: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"model": None, "contains": None, "times": None, "reply": reply}]
+
+
 def test_metrics_follow_a_fleet_through_work_a_shut_door_and_the_brokers_death(
     tmp_path: Path,
 ) -> None:
@@ -113,11 +117,16 @@ def test_metrics_follow_a_fleet_through_work_a_shut_door_and_the_brokers_death(
                 judging={"order": "both"},
                 hub={"repo_id": "me/preferences"},
             )
-            data["endpoints"]["mock"] |= {"api_key_env": "LLM_KEY", "max_concurrency": 24}
+            data["endpoints"]["mock"] |= {
+                "api_key_env": "LLM_KEY",
+                "max_concurrency": 24,
+                "timeout": 3,
+            }
             keys = {"LLM_KEY": CANARY, "HF_TOKEN": CANARY, "PREFMILL_BROKER_URL": valkey.url}
             with mill(tmp_path, data, **keys) as fleet:
                 scraped = Scraped(fleet)
                 assert scraped.up() == (1, 0)  # no ledger yet
+                llm.script(_always({"hang": True}))
                 fleet.start("worker", "generate.a", "generate.b", "judge", "sink")
                 assert fleet.call("enqueue").returncode == 0
                 found = eventually(
@@ -133,6 +142,7 @@ def test_metrics_follow_a_fleet_through_work_a_shut_door_and_the_brokers_death(
                 assert found["workers"]["deliver",] == 0
                 assert found["workers"]["generate.a",] == found["workers"]["judge",] == 1
 
+                llm.script([])
                 eventually(
                     lambda: (
                         (now := scraped.now()["prompts"])["", "paired"] and not now["", "in_flight"]
@@ -143,6 +153,7 @@ def test_metrics_follow_a_fleet_through_work_a_shut_door_and_the_brokers_death(
                 status = fleet.status()
                 assert status["judging"]["judge"]["unparsable"] > 0
                 assert status["judging"]["judge"]["flipped"] > 0
+                assert status["calls"]["a"]["retried"] > 0
                 assert status["skipped"]
                 assert status["rows"]
                 found = scraped.now()
@@ -153,8 +164,7 @@ def test_metrics_follow_a_fleet_through_work_a_shut_door_and_the_brokers_death(
                     found_rows = pool.map(lambda _: scraped.now()["rows_total"][()], range(64))
                     assert set(found_rows) == {status["rows"]}
 
-                reply = {"status": 401}
-                llm.script([{"model": None, "contains": None, "times": None, "reply": reply}])
+                llm.script(_always({"status": 401}))
                 _prompts(tmp_path, 8, 24)
                 assert fleet.call("enqueue").returncode == 0
                 shut = eventually(
