@@ -489,6 +489,28 @@ def check(
         raise typer.Exit(2)
 
 
+@app.command()
+def metrics(
+    recipe: RecipeArgument = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any.")] = 9464,
+    database: Database = None,
+    log_format: Logging = LogFormat.text,
+) -> None:
+    """Serve the figures of a run to Prometheus, at /metrics."""
+    import threading
+
+    from producer.metrics import MetricsServer
+
+    settings, loaded = _begin(recipe, database, log_format)
+    server = MetricsServer(loaded, settings, host, port)
+    stopping = threading.Event()
+    with _stopped_by_signals(stopping.set) as stopped:
+        _say(f"metrics of {loaded.name} at {server.url}")
+        server.run(stopping)
+    raise typer.Exit(128 + stopped[0])
+
+
 def _set_pause(
     recipe: str | None, database: str | None, log_format: LogFormat, *, paused: bool
 ) -> None:

@@ -675,6 +675,13 @@ class Ledger:
         with self._transaction(reading=True) as connection:
             return connection.scalar(select(func.count()).where(_waiting(run))) or 0
 
+    def in_flight_since(self, run: str) -> float | None:
+        """When the oldest prompt in flight was accepted, in epoch seconds; None if none is."""
+        with self._transaction(reading=True) as connection:
+            query = select(func.min(prompts.c.accepted_at)).where(_waiting(run))
+            since: float | None = connection.scalar(query)
+            return since
+
     def accepted(self, run: str) -> int:
         """How many prompts the run ever accepted."""
         with self._transaction(reading=True) as connection:
