@@ -323,18 +323,10 @@ class Outbox:
 
     def unseal(self, number: int) -> None:
         """Give the entries of a shard back that was never sent and must not be."""
-        self._give_back([number], SEALED)
-
-    def lost(self, numbers: Iterable[int]) -> None:
-        """Have the entries of delivered shards delivered again which someone deleted."""
-        self._give_back(numbers, DELIVERED)
-
-    def _give_back(self, numbers: Iterable[int], state: str) -> None:
-        some = sorted(set(numbers))
         with self._transaction() as connection:
-            of = and_(self._shards, shards.c.number.in_(some), shards.c.state == state)
+            of = and_(self._shards, shards.c.number == number, shards.c.state == SEALED)
             connection.execute(update(shards).where(of).values(state=GONE, content=None))
-            held = and_(self._mine, outbox.c.shard.in_(some))
+            held = and_(self._mine, outbox.c.shard == number)
             _hold(connection, held)
             again = {"state": WAITING, "shard": None, "delivered_at": None}
             connection.execute(update(outbox).where(held).values(again))

@@ -122,8 +122,10 @@ class Shards:
 
     # -- compaction ----------------------------------------------------------------------------
 
-    def compact(self) -> bool:
+    def compact(self, lost: Collection[int] = ()) -> bool:
         """Plan how few new shards replace changed, small and outdated ones; False if none are due.
+
+        So are those that are `lost`, of which not all files are where they should be.
 
         Nothing is sent; a plan that was made is carried out by the next delivery. Raises:
         LedgerError if pairs keep changing meanwhile.
@@ -131,7 +133,7 @@ class Shards:
         for _ in range(TRIES):
             self._outbox.abandon()
             shapes = self.shapes()
-            leaving = self._leaving(shapes)
+            leaving = self._leaving(shapes, lost)
             if not leaving:
                 return False
             held = self._outbox.held_by(leaving)
@@ -148,7 +150,7 @@ class Shards:
                 return True
         raise LedgerError("shards: the pairs to compact changed again and again meanwhile")
 
-    def _leaving(self, shapes: Mapping[str, Shape]) -> set[int]:
+    def _leaving(self, shapes: Mapping[str, Shape], lost: Collection[int]) -> set[int]:
         sizes: dict[int, int] = {}
         outdated = set()
         for file in self._outbox.files(DELIVERED):
@@ -156,7 +158,7 @@ class Shards:
             if file.columns != shapes[file.configuration].digest:
                 outdated.add(file.number)
         small = {number for number, rows in sizes.items() if rows < SMALL}
-        due = self._outbox.changed_shards() | outdated
+        due = self._outbox.changed_shards() | outdated | (set(lost) & sizes.keys())
         # One small shard alone is as few as it gets, unless others are written anew anyway.
         return due | small if due or len(small) > 1 else due
 

@@ -57,12 +57,10 @@ class ToHub:
     ) -> None:
         """Push what is sealed, then seal and push what waits; a compaction comes first."""
         head = self._look()  # before anything is fixed: a token that is refused seals nothing
-        if compact:
-            self._look_for_lost(head)
-        self._push_sealed()
         self._push_compaction()
-        if compact and self._shards.compact():
+        if compact and self._shards.compact(self._lost(head)):
             self._push_compaction()
+        self._push_sealed()
         self._refuse_changed()
         while go_on() and self._seal():
             self._push_sealed()
@@ -145,10 +143,10 @@ class ToHub:
                 )
         return head
 
-    def _look_for_lost(self, head: str) -> None:
-        """Have shards that someone deleted from the repository delivered again."""
+    def _lost(self, head: str) -> set[int]:
+        """Delivered shards of which someone deleted a file in the repository."""
         there = set(self._repository.paths(head))
-        self._outbox.lost(f.number for f in self._outbox.files(DELIVERED) if f.path not in there)
+        return {f.number for f in self._outbox.files(DELIVERED) if f.path not in there}
 
     def _refuse_lost(self, lost: Iterable[File]) -> None:
         for file in lost:
