@@ -422,11 +422,13 @@ def sync(
 ) -> None:
     """Deliver now what waits for Argilla and the Hub."""
     from producer.delivering import deliver, summary
+    from producer.rebuild import check as check_run
 
     if destination is None and recipe in DESTINATIONS:
         recipe, destination = None, recipe
     ledger, loaded = _begun(recipe, database, log_format)
     names = _destinations(loaded, destination)
+    check_run(ledger, loaded)
     with _ended_by_signals():
         try:
             deliver(ledger, loaded, names, _say)
@@ -438,11 +440,16 @@ def sync(
 def compact(
     recipe: RecipeArgument = None, database: Database = None, log_format: Logging = LogFormat.text
 ) -> None:
-    """Replace changed pairs and many small shards on the Hub by few, in one commit."""
+    """Replace changed pairs and many small shards on the Hub by few, in one commit.
+
+    Delivers again what someone deleted there.
+    """
     from producer.delivering import deliver, summary
+    from producer.rebuild import check as check_run
 
     ledger, loaded = _begun(recipe, database, log_format)
     names = _destinations(loaded, "hub")
+    check_run(ledger, loaded)
     with _ended_by_signals():
         try:
             deliver(ledger, loaded, names, _say, compact=True)
@@ -490,6 +497,28 @@ def check(
         out.print(f"{mark}  {escape(finding.what):<24} {escape(finding.said)}")
     if not well:
         raise typer.Exit(2)
+
+
+@app.command()
+def metrics(
+    recipe: RecipeArgument = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any.")] = 9464,
+    database: Database = None,
+    log_format: Logging = LogFormat.text,
+) -> None:
+    """Serve the figures of a run to Prometheus, at /metrics."""
+    import threading
+
+    from producer.metrics import MetricsServer
+
+    settings, loaded = _begin(recipe, database, log_format)
+    server = MetricsServer(loaded, settings, host, port)
+    stopping = threading.Event()
+    with _stopped_by_signals(stopping.set) as stopped:
+        _say(f"metrics of {loaded.name} at {server.url}")
+        server.run(stopping)
+    raise typer.Exit(128 + stopped[0])
 
 
 def _set_pause(

@@ -22,7 +22,7 @@ from workers.judging import Verdict, verdict
 from workers.ledger import Concluded, Curated, Ledger
 from workers.pairing import make_pairs
 from workers.recipe import Recipe
-from workers.records import Pair, Rejected
+from workers.records import Pair, Rejected, Slot
 from workers.to_argilla import open_argilla
 
 #: After so many answers there is a line of progress.
@@ -60,21 +60,23 @@ def pull(ledger: Ledger, recipe: Recipe, say: Callable[[str], None]) -> Pulled:
     """
     with open_argilla(recipe) as dataset:
         answers = list(_told(dataset.answers(), say))
+        place = dataset.id
     named = {answer.record_id for answer in answers}
     judged = ledger.judged_prompts(recipe.name, sorted(named))
-    said = [_of_texts(recipe, judged[a.record_id], a) for a in answers if a.record_id in judged]
+    said = [_of_texts(judged[a.record_id], a) for a in answers if a.record_id in judged]
     rated, each = summarise(said), latest(said)
     found = Pulled(unknown=len(named) - len(judged))
     made: dict[str, Curated] = {}
     for key in rated:
         one, people = judged[key], people_to_json(rated[key])
         pairs = pairs_by_people(recipe, one, people)
-        made[key] = Curated(people, pairs)
+        made[key] = Curated(people, pairs, place)
         found.prompts += 1
         found.rows += len(pairs)
         found.flipped += _turned(one.pairs, pairs)
-        _compare(found.agreement, recipe, one, people, each[key])
-    found.changed = ledger.curate(recipe.name, made, recipe.destinations.values())
+        _compare(found.agreement, one, people, each[key])
+    names = recipe.destinations.values()
+    found.changed = ledger.curate(recipe.name, made, names, place=place)
     return found
 
 
@@ -83,7 +85,7 @@ def again(ledger: Ledger, recipe: Recipe) -> int:
     known = ledger.people(recipe.name)
     judged = ledger.judged_prompts(recipe.name, sorted(known))
     made = {
-        key: Curated(one.people, pairs_by_people(recipe, judged[key], one.people))
+        key: replace(one, pairs=pairs_by_people(recipe, judged[key], one.people))
         for key, one in known.items()
         if key in judged
     }
@@ -100,10 +102,10 @@ def pairs_by_people(
         return ()
     rating = people_from_json(people)
     nobody: list[float | None] = [None] * len(texts)
-    spoken = winning(texts, nobody, recipe.slots, rating)
+    spoken = winning(texts, nobody, _slots(judged), rating)
     made = make_pairs(
         texts,
-        winning(texts, said.ratings, recipe.slots, rating),
+        winning(texts, said.ratings, _slots(judged), rating),
         recipe.pairs,
         # Where people spoke, it does not matter what a judge made of the order.
         flipped={(i, j) for i, j in said.flipped if spoken[i] is None and spoken[j] is None},
@@ -112,16 +114,19 @@ def pairs_by_people(
     return () if isinstance(made, Rejected) else tuple(made)
 
 
-def _of_texts(recipe: Recipe, judged: Concluded, answer: Answer) -> Answer:
+def _of_texts(judged: Concluded, answer: Answer) -> Answer:
     """The answer without ratings of generations that failed: there was nothing to see."""
-    shown = {text.slot for text in usable(judged.generations)}
-    kept = {n: value for n, value in answer.ratings.items() if recipe.slots[n : n + 1]}
-    return replace(answer, ratings={n: r for n, r in kept.items() if recipe.slots[n] in shown})
+    shown = {n for n, made in enumerate(judged.generations) if made.usable}
+    return replace(answer, ratings={n: r for n, r in answer.ratings.items() if n in shown})
+
+
+def _slots(judged: Concluded) -> list[Slot]:
+    """The slots in whose order people saw the texts: the recipe's may be others by now."""
+    return [made.slot for made in judged.generations]
 
 
 def _compare(
     agreement: Agreement,
-    recipe: Recipe,
     judged: Concluded,
     people: Mapping[str, Any],
     each: Sequence[Mapping[int, int]],
@@ -131,7 +136,7 @@ def _compare(
     if isinstance(said, Verdict):
         nobody: list[float | None] = [None] * len(texts)
         rating = people_from_json(people)
-        agreement.add(said.ratings, winning(texts, nobody, recipe.slots, rating), each)
+        agreement.add(said.ratings, winning(texts, nobody, _slots(judged), rating), each)
 
 
 def _turned(judges: Iterable[Pair], peoples: Iterable[Pair]) -> bool:

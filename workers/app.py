@@ -10,7 +10,7 @@ from typing import Any
 from celery import Celery
 
 from workers import transport
-from workers.settings import read_settings
+from workers.settings import checked_by_tls, read_settings
 
 #: The longest that one task works on its batch before it hands the rest back, in seconds: work that
 #: waits that long looks up whether it is still wanted.
@@ -84,7 +84,7 @@ def make_app(broker_url: str | None, visibility_timeout_s: float = 60.0) -> Cele
 
 def _fleet_app() -> Celery:
     settings = read_settings()
-    url = settings.broker_url.get_secret_value() if settings.broker_url else None
+    url = checked_by_tls(settings.broker_url.get_secret_value()) if settings.broker_url else None
     made = make_app(url, settings.visibility_timeout)
     # A step's result lives in the message for the next one: a broker that is away for minutes must
     # not cost it. A producer gives up sooner and says so.

@@ -71,6 +71,11 @@ class Broker:
         with _translated():
             return {name: self._redis.llen(name) for name in self._queues}
 
+    def unacknowledged(self) -> dict[str, int]:
+        """Messages that a worker holds, by the queue's full name."""
+        with _translated():
+            return dict(Counter(_routing_key(text) for _, text in self._unacknowledged()))
+
     def drop(self) -> None:
         """Delete the run's queues, also of models it no longer has, and its
         unacknowledged messages; answers in the cache stay."""
@@ -117,6 +122,11 @@ class Broker:
         """Messages set aside, newest first: `at` (epoch seconds), `queue`, `reason`, `message`."""
         with _translated():
             return [json.loads(text) for text in self._redis.lrange(keys.aside(self._run), 0, -1)]
+
+    def aside_count(self) -> int:
+        """How many messages are kept aside, `KEPT_ASIDE` at most."""
+        with _translated():
+            return int(self._redis.llen(keys.aside(self._run)))
 
     def _unacknowledged(self) -> Iterator[tuple[str, str]]:
         for tag, text in self._redis.hscan_iter("unacked", count=200):

@@ -45,6 +45,9 @@ PATIENCE_S = 15.0
 #: How long one tick delivers at most, in seconds; a backlog goes on with the next one.
 BUDGET_S = 300.0
 
+#: How often a process looks for what never entered the outbox, in seconds.
+FILL_S = 1800.0
+
 #: How long a worker leaves a destination alone that refused, in seconds: a person has to act.
 REFUSED_S = 60.0
 
@@ -57,6 +60,7 @@ class Delivery:
     recipe: Recipe
     destination: str
     stopping: threading.Event
+    _filled_at: float | None = None
 
     @cached_property
     def outbox(self) -> Outbox:
@@ -70,15 +74,24 @@ class Delivery:
             return ToArgilla(self.ledger, self.recipe, self.outbox)
         return ToHub(self.ledger, self.recipe, self.outbox)
 
-    @cached_property
-    def _filled(self) -> bool:
-        """Once a process: what was made before this destination was configured waits as well."""
-        self.outbox.fill()
-        return True
+    def _fill(self) -> None:
+        """Now and then: what was made without this destination in the recipe waits as well."""
+        if self._filled_at is None or time.monotonic() - self._filled_at > FILL_S:
+            self.outbox.fill()
+            self._filled_at = time.monotonic()
+
+    def check_recipe(self) -> None:
+        """Raises: DestinationRefused if the run goes by another recipe than this one."""
+        known = self.ledger.recipe_hash(self.recipe.name)
+        if known not in (None, self.recipe.hash):
+            raise DestinationRefused(
+                f"run {self.recipe.name!r} goes by another recipe than this process; accepted: the "
+                "same one for all"
+            )
 
     def due(self, every_s: float) -> bool:
         """Whether so much waits, or for so long, that it should be delivered now."""
-        _ = self._filled
+        self._fill()
         return due(self.destination, self.outbox.backlog(), every_s)
 
     def prepare(self) -> None:
@@ -108,7 +121,7 @@ class Delivery:
             if not mine:
                 return False
             try:
-                _ = self._filled
+                self._fill()
                 self._patiently(compact, patience_s, budget_s, tell)
             except (DestinationAway, DestinationRefused) as exc:
                 self.outbox.note_trouble(str(exc))
@@ -124,12 +137,12 @@ class Delivery:
         def go_on() -> bool:
             return not self.stopping.is_set() and time.monotonic() < until
 
-        left = self.outbox.backlog().waiting
+        left = self.outbox.pending()
         while True:
             try:
                 return self._way.deliver(go_on, tell, compact=compact)
             except DestinationAway as exc:
-                waiting = self.outbox.backlog().waiting
+                waiting = self.outbox.pending()
                 if waiting < left:  # it took something: it is there
                     failures, since, left = 0, time.monotonic(), waiting
                 pause_s = exc.retry_after_s or _pause_s(failures)
@@ -137,7 +150,8 @@ class Delivery:
                     raise
                 failures += 1
                 tell(f"{exc}; tried again in {pause_s:.0f} s")
-                self.stopping.wait(pause_s)
+                if self.stopping.wait(pause_s):
+                    raise
 
 
 def _pause_s(failures: int) -> float:
@@ -155,11 +169,20 @@ class Ticking:
 
     def tick(self, every_s: float) -> None:
         """Deliver if it is time. Raises: LedgerError."""
-        if time.monotonic() < self._not_before or not self._delivery.due(every_s):
+        if time.monotonic() < self._not_before:
             return
+        self._not_before = time.monotonic() + REFUSED_S  # should it break
+        if self._delivery.due(every_s):
+            self._deliver()
+        else:
+            self._not_before = 0.0
+
+    def _deliver(self) -> None:
         extra: dict[str, Any] = {"destination": self._delivery.destination}
         try:
+            self._delivery.check_recipe()
             done = self._delivery.run(patience_s=PATIENCE_S, budget_s=BUDGET_S)
+            self._not_before = 0.0
             if done and self._told:
                 log.info("deliver.goes_on", extra=extra)
                 self._told = None

@@ -31,6 +31,17 @@ class Shut:
         return f"endpoint {what} is paused: {self.detail or self.reason}"
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Calls in flight and how many there may be: at an endpoint, whichever run makes them, or of
+    one generator or judge by its name in the recipe."""
+
+    endpoint: str
+    model: str | None
+    calls: int
+    limit: int
+
+
 class Doors:
     """The doors that a recipe's calls go through."""
 
@@ -64,6 +75,24 @@ class Doors:
             if "strikes" in door
         ]
 
+    def rooms(self) -> list[Room]:
+        """Calls in flight against their limits, of endpoints and then of models.
+
+        Raises: BrokerError.
+        """
+        limits = list(self._limits())
+        with _translated():
+            seconds, micros = self._redis.time()
+            with self._redis.pipeline(transaction=False) as pipe:
+                for key, _, _, _ in limits:
+                    # A dead process' leases stay until someone asks for one; they count no more.
+                    pipe.zcount(key, f"({seconds}.{micros:06}", "+inf")
+                found = pipe.execute()
+        return [
+            Room(endpoint, model, calls, limit)
+            for (_, endpoint, model, limit), calls in zip(limits, found, strict=True)
+        ]
+
     def open(self) -> None:
         """Try everything again now. Raises: BrokerError."""
         with _translated():
@@ -94,6 +123,15 @@ class Doors:
                 yield keys.door(endpoint), model.endpoint, None
         for name, asked in sorted({(model.endpoint, model.model) for model in self._recipe.models}):
             yield keys.door(used[name], asked), name, asked
+
+    def _limits(self) -> Iterator[tuple[str, str, str | None, int]]:
+        """Key of each set of leases, the endpoint's name, the model's if any, and its limit."""
+        endpoints = self._recipe.endpoints
+        for name in dict.fromkeys(model.endpoint for model in self._recipe.models):
+            yield keys.leases(endpoints[name]), name, None, endpoints[name].max_concurrency
+        for model in self._recipe.models:
+            key = keys.leases(endpoints[model.endpoint], self._recipe.name, model)
+            yield key, model.endpoint, model.name, self._recipe.cap(model)
 
 
 @contextmanager

@@ -142,10 +142,14 @@ class Concluded:
 
 @dataclass(frozen=True, slots=True)
 class Curated:
-    """What people said of a prompt's generations, in JSON, and the pairs that follow from it."""
+    """What people said of a prompt's generations, in JSON, and the pairs that follow from it.
+
+    `place` tells where they said it from other places.
+    """
 
     people: Mapping[str, Any]
     pairs: tuple[Pair, ...]
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -618,19 +622,31 @@ class Ledger:
             rows = connection.execute(query).all()
         return {row.key: _curated(row) for row in rows}
 
-    def curate(
-        self, run: str, rated: Mapping[str, Curated], destinations: Iterable[str] = ()
-    ) -> int:
-        """Take what people said by now for all there is; returns how many prompts changed.
+    def rated(self, run: str) -> int:
+        """How many prompts people rated."""
+        with self._transaction(reading=True) as connection:
+            query = select(func.count()).select_from(curated).where(curated.c.run == run)
+            return connection.scalar(query) or 0
 
-        A prompt that is not named any more was taken back.
+    def curate(
+        self,
+        run: str,
+        rated: Mapping[str, Curated],
+        destinations: Iterable[str] = (),
+        *,
+        place: str | None = None,
+    ) -> int:
+        """Take what people say by now of some prompts; returns how many of them changed.
+
+        What was said at this `place` of prompts that are not named any more was taken back there.
         """
         now = time.time()
         with self._transaction() as connection:
+            connection.execute(select(runs.c.name).where(runs.c.name == run).with_for_update())
             query = select(curated).where(curated.c.run == run).order_by(curated.c.key)
-            known = {row.key: _curated(row) for row in connection.execute(query.with_for_update())}
+            known = {row.key: _curated(row) for row in connection.execute(query)}
             changed = {key: one for key, one in rated.items() if known.get(key) != one}
-            gone = known.keys() - rated.keys()
+            gone = {key for key, one in known.items() if key not in rated and one.place == place}
             for key in sorted({*changed, *gone}):
                 mine = and_(curated.c.run == run, curated.c.key == key)
                 connection.execute(delete(curated).where(mine))
@@ -640,6 +656,7 @@ class Ledger:
                     "key": key,
                     "people": _json(one.people),
                     "pairs": _json([asdict(pair) for pair in one.pairs]),
+                    "place": one.place,
                     "pulled_at": now,
                 }
                 for key, one in sorted(changed.items())
@@ -657,6 +674,13 @@ class Ledger:
         """How many prompts are in flight."""
         with self._transaction(reading=True) as connection:
             return connection.scalar(select(func.count()).where(_waiting(run))) or 0
+
+    def in_flight_since(self, run: str) -> float | None:
+        """When the oldest prompt in flight was accepted, in epoch seconds; None if none is."""
+        with self._transaction(reading=True) as connection:
+            query = select(func.min(prompts.c.accepted_at)).where(_waiting(run))
+            since: float | None = connection.scalar(query)
+            return since
 
     def accepted(self, run: str) -> int:
         """How many prompts the run ever accepted."""
@@ -757,7 +781,11 @@ class Ledger:
         of = and_(curated.c.run == prompts.c.run, curated.c.key == prompts.c.key)
         names = ("key", "ordinal", "input", "recipe_hash")
         query = select(*(prompts.c[name] for name in names), *_MADE, curated.c.people)
-        query = query.add_columns(curated.c.pairs).join(curated, of).where(prompts.c.run == run)
+        query = (
+            query.add_columns(curated.c.pairs, curated.c.place)
+            .join(curated, of)
+            .where(prompts.c.run == run)
+        )
         query = query.order_by(prompts.c.ordinal, prompts.c.key)
         if keys is not None:
             query = query.where(curated.c.key.in_(keys))
@@ -852,7 +880,7 @@ def _concluded(row: Any, made: Iterable[Pair]) -> Concluded:
 
 def _curated(row: Any) -> Curated:
     made = tuple(Pair(**pair) for pair in json.loads(row.pairs))
-    return Curated(json.loads(row.people), made)
+    return Curated(json.loads(row.people), made, row.place)
 
 
 def _is(run: str, key: str) -> Any:

@@ -9,12 +9,12 @@ What a destination is, and how it is reached, is unknown here.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, delete, func, select, update
+from sqlalchemy import Connection, and_, bindparam, case, delete, func, or_, select, update
 from sqlalchemy import literal as lit
 
 from workers.records import PAIRED, REJECTED, Outcome
@@ -27,6 +27,8 @@ HUMAN = "human"
 WAITING = "waiting"
 SEALED = "sealed"
 DELIVERED = "delivered"
+#: In a shard that holds other pairs of its prompt than the ledger by now.
+CHANGED = "changed"
 REFUSED = "refused"
 #: Of shards: made by a compaction that is not known to be through yet; to go with it; gone.
 ARRIVING = "arriving"
@@ -36,7 +38,10 @@ GONE = "gone"
 #: Values that one statement names at most; SQLite takes 32,766.
 VARIABLES = 10_000
 
-_SETTLED = (SEALED, DELIVERED)
+#: Entries that one transaction enters when a destination is new.
+FILLED_TOGETHER = 2_000
+
+_IN_A_SHARD = (SEALED, DELIVERED, CHANGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +100,8 @@ def enter(
     outcomes: Iterable[Outcome],
 ) -> None:
     """Enter what new outcomes bring for each destination, within the caller's transaction."""
-    now = time.time()
     entries = [
-        {
-            "run": run,
-            "destination": name,
-            "kind": kind,
-            "key": outcome.key,
-            "rows": rows,
-            "state": WAITING,
-            "queued_at": now,
-        }
+        _entry(run, name, kind, outcome.key, rows)
         for outcome in outcomes
         for name in names
         for kind, rows in _deliverable(name, outcome)
@@ -133,47 +129,66 @@ def change(
 
     What was not sealed is delivered as it is by then; what was, counts as changed.
     """
-    now = time.time()
-    for start in range(0, len(rows), VARIABLES):
-        some = dict(list(rows.items())[start : start + VARIABLES])
-        mine = and_(outbox.c.run == run, outbox.c.kind == kind, outbox.c.key.in_(some))
-        query = select(outbox.c.sequence, outbox.c.destination, outbox.c.key, outbox.c.state)
-        known = connection.execute(query.where(mine).with_for_update()).all()
-        for entry in known:
-            this = outbox.c.sequence == entry.sequence
-            if entry.state in _SETTLED:
-                bump = update(outbox).where(this).values(revision=outbox.c.revision + 1)
-                connection.execute(bump)
-            elif some[entry.key]:
-                fresh = {"rows": some[entry.key], "state": WAITING, "detail": None}
-                connection.execute(
-                    update(outbox).where(this).values(revision=outbox.c.revision + 1, **fresh)
-                )
-            else:
-                connection.execute(delete(outbox).where(this))
-        if kind == PAIRS:
-            # What a record says of its prompt's end changes as well.
-            told = and_(outbox.c.run == run, outbox.c.kind == RECORD, outbox.c.key.in_(some))
-            again = {"state": WAITING, "revision": outbox.c.revision + 1, "queued_at": now}
-            connection.execute(update(outbox).where(told).values(again))
-        there = {(entry.destination, entry.key) for entry in known}
-        fresh_entries = [
-            {
-                "run": run,
-                "destination": name,
-                "kind": kind,
-                "key": key,
-                "rows": number,
-                "state": WAITING,
-                "queued_at": now,
-            }
+    keys = sorted(rows)
+    for start in range(0, len(keys), VARIABLES):
+        some = {key: rows[key] for key in keys[start : start + VARIABLES]}
+        there = _change(connection, run, kind, some)
+        entries = [
+            _entry(run, name, kind, key, number)
             for name in names
             if name.startswith("hub:")
             for key, number in some.items()
             if number and (name, key) not in there
         ]
-        if fresh_entries:
-            connection.execute(insert(outbox).on_conflict_do_nothing(), fresh_entries)
+        if entries:
+            connection.execute(insert(outbox).on_conflict_do_nothing(), entries)
+
+
+def _change(
+    connection: Connection, run: str, kind: str, rows: Mapping[str, int]
+) -> set[tuple[str, str]]:
+    """Change the entries that are there; returns whose they are, as (destination, key)."""
+    # What a record says of its prompt's end changes with its pairs.
+    kinds = (kind, RECORD) if kind == PAIRS else (kind,)
+    mine = and_(outbox.c.run == run, outbox.c.kind.in_(kinds), outbox.c.key.in_(rows))
+    there = set()
+    for entry in _hold(connection, mine):
+        this = update(outbox).where(outbox.c.sequence == entry.sequence)
+        change: dict[str, Any] = {"revision": outbox.c.revision + 1}
+        if entry.kind == RECORD:
+            change |= {"state": WAITING, "queued_at": time.time()}
+        elif entry.state in _IN_A_SHARD:
+            change |= {"state": CHANGED}
+        elif rows[entry.key]:
+            change |= {"state": WAITING, "rows": rows[entry.key], "detail": None}
+        else:
+            connection.execute(delete(outbox).where(outbox.c.sequence == entry.sequence))
+            continue
+        connection.execute(this.values(change))
+        there.add((entry.destination, entry.key))
+    return there
+
+
+def _hold(connection: Connection, chosen: Any) -> Sequence[Any]:
+    """The chosen entries, kept from every other transaction until this one ends.
+
+    Always in the order of their sequence: two transactions must not wait for each other.
+    """
+    names = ("sequence", "destination", "kind", "key", "state", "revision")
+    query = select(*(outbox.c[name] for name in names)).where(chosen)
+    return connection.execute(query.order_by(outbox.c.sequence).with_for_update()).all()
+
+
+def _entry(run: str, name: str, kind: str, key: str, rows: int) -> dict[str, Any]:
+    return {
+        "run": run,
+        "destination": name,
+        "kind": kind,
+        "key": key,
+        "rows": rows,
+        "state": WAITING,
+        "queued_at": time.time(),
+    }
 
 
 def backlogs(connection: Connection, run: str, names: Mapping[str, str]) -> dict[str, Backlog]:
@@ -185,23 +200,33 @@ def backlogs(connection: Connection, run: str, names: Mapping[str, str]) -> dict
         rows: dict[str, int] = {
             state: int(number) for state, number in connection.execute(query.group_by("state"))
         }
-        waiting = outbox.c.state.in_((WAITING, SEALED))
         trouble = select(destinations.c.trouble).where(
             destinations.c.run == run, destinations.c.destination == name
         )
+        changed = select(func.count()).where(mine, outbox.c.state == CHANGED)
         found[short] = Backlog(
             waiting=rows.get(WAITING, 0) + rows.get(SEALED, 0),
-            delivered=rows.get(DELIVERED, 0),
+            delivered=rows.get(DELIVERED, 0) + rows.get(CHANGED, 0),
             refused=rows.get(REFUSED, 0),
-            oldest=connection.scalar(select(func.min(outbox.c.queued_at)).where(mine, waiting)),
-            changed=connection.scalar(select(func.count()).where(mine, _changed())) or 0,
+            oldest=_oldest(connection, mine),
+            changed=connection.scalar(changed) or 0,
             trouble=connection.scalar(trouble),
         )
     return found
 
 
-def _changed() -> Any:
-    return and_(outbox.c.state.in_(_SETTLED), outbox.c.revision != outbox.c.sealed)
+def _oldest(connection: Connection, mine: Any) -> float | None:
+    """When the first of what is not delivered was queued."""
+    first = [
+        connection.scalar(
+            select(outbox.c.queued_at)
+            .where(mine, outbox.c.state == state)
+            .order_by(outbox.c.sequence)
+            .limit(1)
+        )
+        for state in (WAITING, SEALED)
+    ]
+    return min((at for at in first if at is not None), default=None)
 
 
 class Outbox:
@@ -223,44 +248,32 @@ class Outbox:
     # -- entries -------------------------------------------------------------------------------
 
     def fill(self) -> None:
-        """Enter what was made before this destination was configured. Raises: LedgerError."""
-        with self._transaction() as connection:
-            for kind, made in self._made().items():
-                known = select(lit(1)).where(
-                    self._mine, outbox.c.kind == kind, outbox.c.key == made.c.key
+        """Enter what was made without this destination in the recipe. Raises: LedgerError.
+
+        Read once, beside short transactions that write: nobody has to wait for it.
+        """
+        for kind, made in self._made().items():
+            known = select(lit(1)).where(
+                self._mine, outbox.c.kind == kind, outbox.c.key == made.selected_columns.key
+            )
+            with self._transaction(reading=True) as connection:
+                found = connection.execution_options(yield_per=FILLED_TOGETHER).scalars(
+                    made.where(~known.exists())
                 )
-                missing = (
-                    select(
-                        lit(self._run),
-                        lit(self.name),
-                        lit(kind),
-                        made.c.key,
-                        made.c.rows,
-                        lit(WAITING),
-                        lit(time.time()),
-                    )
-                    .where(~known.exists())
-                    .order_by(made.c.ordinal, made.c.key)
-                )
-                names = ("run", "destination", "kind", "key", "rows", "state", "queued_at")
-                connection.execute(
-                    self._insert(outbox).from_select(names, missing).on_conflict_do_nothing()
-                )
+                for keys in found.partitions():
+                    entries = [_entry(self._run, self.name, kind, key, 1) for key in keys]
+                    with self._transaction() as writing:
+                        writing.execute(self._insert(outbox).on_conflict_do_nothing(), entries)
 
     def _made(self) -> dict[str, Any]:
-        """What there is to deliver, by kind: keys, rows and places."""
-        of = and_(prompts.c.run == self._run, prompts.c.state.in_((PAIRED, REJECTED)))
+        """The keys of what there is to deliver, by kind; large columns are read last, if at all."""
         if not self.name.startswith("hub:"):
-            judged = of & prompts.c.judgements.is_not(None) & (prompts.c.judgements != "[]")
-            query = select(prompts.c.key, lit(1).label("rows"), prompts.c.ordinal)
-            return {RECORD: query.where(judged).subquery()}
-        same = and_(pairs.c.run == prompts.c.run, pairs.c.key == prompts.c.key)
-        query = select(prompts.c.key, func.count().label("rows"), prompts.c.ordinal)
-        query = query.join(pairs, same).where(of).group_by(prompts.c.key, prompts.c.ordinal)
-        rated = and_(curated.c.run == prompts.c.run, curated.c.key == prompts.c.key)
-        human = select(prompts.c.key, lit(1).label("rows"), prompts.c.ordinal)
-        human = human.join(curated, rated).where(of, curated.c.pairs != "[]")
-        return {PAIRS: query.subquery(), HUMAN: human.subquery()}
+            judged = or_(prompts.c.state == PAIRED, prompts.c.judgements != "[]")
+            ended = and_(prompts.c.run == self._run, prompts.c.state.in_((PAIRED, REJECTED)))
+            return {RECORD: select(prompts.c.key).where(ended, judged)}
+        first = and_(pairs.c.run == self._run, pairs.c.index == 0)
+        rated = and_(curated.c.run == self._run, curated.c.pairs != "[]")
+        return {PAIRS: select(pairs.c.key).where(first), HUMAN: select(curated.c.key).where(rated)}
 
     def waiting(self, limit: int) -> list[Entry]:
         """The entries that wait longest, up to `limit`."""
@@ -281,12 +294,42 @@ class Outbox:
                 change = {"state": DELIVERED, "delivered_at": time.time()}
                 connection.execute(arrived.values(change), sent)
 
-    def refuse(self, refused: Mapping[int, str]) -> None:
-        """Note why entries, by sequence, are not delivered; they are left out from now on."""
+    def refuse(self, refused: Mapping[Entry, str]) -> None:
+        """Note why entries, as they were read, are not delivered; they are left out from now on."""
+        refusing = update(outbox).where(
+            outbox.c.sequence == bindparam("of"),
+            outbox.c.revision == bindparam("as_of"),
+            outbox.c.state == WAITING,
+        )
+        told = [
+            {"of": entry.sequence, "as_of": entry.revision, "detail": why[:2000]}
+            for entry, why in sorted(refused.items(), key=lambda item: item[0].sequence)
+        ]
+        if told:
+            with self._transaction() as connection:
+                change = {"state": REFUSED, "detail": bindparam("detail")}
+                connection.execute(refusing.values(change), told)
+
+    def missed(self) -> None:
+        """Have everything delivered again: the place is empty, or another one of that name."""
         with self._transaction() as connection:
-            for sequence, why in refused.items():
-                this = update(outbox).where(self._mine, outbox.c.sequence == sequence)
-                connection.execute(this.values(state=REFUSED, detail=why[:2000]))
+            held = and_(self._mine, outbox.c.state.in_(_IN_A_SHARD))
+            _hold(connection, held)
+            again = {"state": WAITING, "shard": None, "delivered_at": None}
+            again |= dict.fromkeys(("next_shard", "next_sealed", "next_rows"))
+            connection.execute(update(outbox).where(held).values(again))
+            gone = {"state": GONE, "content": None}
+            connection.execute(update(shards).where(self._shards).values(gone))
+
+    def unseal(self, number: int) -> None:
+        """Give the entries of a shard back that was never sent and must not be."""
+        with self._transaction() as connection:
+            of = and_(self._shards, shards.c.number == number, shards.c.state == SEALED)
+            connection.execute(update(shards).where(of).values(state=GONE, content=None))
+            held = and_(self._mine, outbox.c.shard == number)
+            _hold(connection, held)
+            again = {"state": WAITING, "shard": None, "delivered_at": None}
+            connection.execute(update(outbox).where(held).values(again))
 
     def refusals(self, limit: int = 20) -> list[tuple[str, str]]:
         """(prompt's key, why) of entries that were refused."""
@@ -300,6 +343,13 @@ class Outbox:
         again = update(outbox).where(self._mine, outbox.c.state == REFUSED)
         with self._transaction() as connection:
             connection.execute(again.values(state=WAITING, detail=None))
+
+    def pending(self) -> int:
+        """Rows or records that are not delivered yet."""
+        waiting = outbox.c.state.in_((WAITING, SEALED))
+        query = select(func.coalesce(func.sum(outbox.c.rows), 0)).where(self._mine, waiting)
+        with self._transaction(reading=True) as connection:
+            return int(connection.scalar(query) or 0)
 
     def backlog(self) -> Backlog:
         """How much is where."""
@@ -364,9 +414,7 @@ class Outbox:
             if not self._unchanged(connection, entries):
                 return False
             sealing = update(outbox).where(outbox.c.sequence == bindparam("of"))
-            sealing = sealing.values(
-                state=SEALED, shard=number, sealed=outbox.c.revision, rows=bindparam("held")
-            )
+            sealing = sealing.values(state=SEALED, shard=number, rows=bindparam("held"))
             held = [{"of": e.sequence, "held": rows} for e, rows in entries.items() if rows]
             if held:
                 connection.execute(sealing, held)
@@ -376,13 +424,13 @@ class Outbox:
         return True
 
     def _unchanged(self, connection: Connection, entries: Iterable[Entry]) -> bool:
+        """Whether these entries are as they were read; they are held from now on."""
         expected = {entry.sequence: entry.revision for entry in entries}
         known: dict[int, int] = {}
         ordered = sorted(expected)
         for start in range(0, len(ordered), VARIABLES):
             some = outbox.c.sequence.in_(ordered[start : start + VARIABLES])
-            query = select(outbox.c.sequence, outbox.c.revision).where(some)
-            known |= {row.sequence: row.revision for row in connection.execute(query)}
+            known |= {row.sequence: row.revision for row in _hold(connection, some)}
         return known == expected
 
     def _insert_files(self, connection: Connection, files: Sequence[File]) -> None:
@@ -412,6 +460,7 @@ class Outbox:
             of = and_(self._shards, shards.c.number.in_(some), shards.c.state == SEALED)
             connection.execute(update(shards).where(of).values(change))
             held = and_(self._mine, outbox.c.shard.in_(some), outbox.c.state == SEALED)
+            _hold(connection, held)
             arrived = {"state": DELIVERED, "delivered_at": time.time()}
             connection.execute(update(outbox).where(held).values(arrived))
 
@@ -431,35 +480,41 @@ class Outbox:
 
     def changed_shards(self) -> set[int]:
         """The shards that hold pairs which are no longer the ledger's."""
-        query = select(outbox.c.shard).where(self._mine, _changed()).distinct()
+        changed = and_(self._mine, outbox.c.state == CHANGED)
+        query = select(outbox.c.shard).where(changed).distinct()
         with self._transaction(reading=True) as connection:
             return set(connection.scalars(query))
 
-    def plan(self, leaving: Iterable[int], entries: Mapping[Entry, tuple[int, int] | None]) -> bool:
+    def plan(
+        self,
+        leaving: Iterable[int],
+        arriving: Collection[int],
+        entries: Mapping[Entry, tuple[int, int] | None],
+    ) -> bool:
         """Fix what a compaction makes of the entries of the shards that leave.
 
         `entries` tells the new shard and the rows there of each; None: it has none any more. The
-        new shards' files are entered before, by `arrive`. False if anything changed since.
+        files of the `arriving` shards were entered before. False if anything changed since, or if
+        someone else forgot them; nothing is written then.
         """
+        to: dict[tuple[int | None, int], list[int]] = defaultdict(list)
+        for entry, place in entries.items():
+            to[place or (None, 0)].append(entry.sequence)
         with self._transaction() as connection:
+            come = select(shards.c.number).where(self._shards, shards.c.state == ARRIVING)
+            if set(connection.scalars(come.distinct())) != set(arriving):
+                return False
             if not self._unchanged(connection, entries):
                 return False
-            planned = (
-                update(outbox)
-                .where(outbox.c.sequence == bindparam("of"))
-                .values(
-                    next_shard=bindparam("to"),
-                    next_rows=bindparam("held"),
-                    next_sealed=outbox.c.revision,
-                )
-            )
-            connection.execute(
-                planned,
-                [
-                    {"of": e.sequence, "to": to[0] if to else None, "held": to[1] if to else 0}
-                    for e, to in entries.items()
-                ],
-            )
+            for (number, rows), sequences in to.items():
+                change = {
+                    "next_shard": number,
+                    "next_rows": rows,
+                    "next_sealed": outbox.c.revision,
+                }
+                for start in range(0, len(sequences), VARIABLES):
+                    some = outbox.c.sequence.in_(sequences[start : start + VARIABLES])
+                    connection.execute(update(outbox).where(some).values(change))
             gone = and_(self._shards, shards.c.number.in_(sorted(set(leaving))))
             connection.execute(update(shards).where(gone).values(state=LEAVING))
         return True
@@ -476,28 +531,39 @@ class Outbox:
                 gone = and_(self._shards, shards.c.state == ARRIVING)
                 connection.execute(delete(shards).where(gone))
 
+    def cancel(self) -> None:
+        """Forget a planned compaction of which nothing was sent."""
+        with self._transaction() as connection:
+            planned = and_(self._mine, outbox.c.next_sealed.is_not(None))
+            _hold(connection, planned)
+            cleared = dict.fromkeys(("next_shard", "next_sealed", "next_rows"))
+            connection.execute(update(outbox).where(planned).values(cleared))
+            for before, after in ((ARRIVING, GONE), (LEAVING, DELIVERED)):
+                of = and_(self._shards, shards.c.state == before)
+                connection.execute(update(shards).where(of).values(state=after, content=None))
+
     def _any(self, state: str) -> Any:
         return select(func.count()).where(self._shards, shards.c.state == state)
 
     def compacted(self) -> None:
         """Note that the planned compaction is in the repository."""
         with self._transaction() as connection:
-            planned = and_(self._mine, outbox.c.next_sealed.is_not(None))
-            empty = and_(planned, outbox.c.next_rows == 0)
+            leaving = select(shards.c.number).where(self._shards, shards.c.state == LEAVING)
+            planned = and_(
+                self._mine, outbox.c.shard.in_(leaving), outbox.c.next_sealed.is_not(None)
+            )
+            _hold(connection, planned)
             unchanged = outbox.c.revision == outbox.c.next_sealed
+            empty = and_(planned, outbox.c.next_rows == 0)
             connection.execute(delete(outbox).where(empty, unchanged))
             cleared = dict.fromkeys(("next_shard", "next_sealed", "next_rows"))
             # It had pairs again by the time its old ones went: it is new to the repository.
-            back = {"state": WAITING, "shard": None, "sealed": None, "rows": 1}
+            back = {"state": WAITING, "shard": None, "rows": 1}
             connection.execute(update(outbox).where(empty).values(**back, **cleared))
             moved = {
                 "shard": outbox.c.next_shard,
-                "sealed": outbox.c.next_sealed,
                 "rows": outbox.c.next_rows,
-                "state": DELIVERED,
-                "delivered_at": case(
-                    (outbox.c.delivered_at.is_(None), time.time()), else_=outbox.c.delivered_at
-                ),
+                "state": case((unchanged, DELIVERED), else_=CHANGED),
             }
             connection.execute(update(outbox).where(planned).values(**moved, **cleared))
             gone = and_(self._shards, shards.c.state == LEAVING)

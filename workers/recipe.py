@@ -64,6 +64,12 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _workspace(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,200}", value, re.ASCII):
+        raise ValueError("1 to 200 letters, digits, _ and -")
+    return value
+
+
 def _title(value: str) -> str:
     if not value.isprintable() or value.strip() != value or not value:
         raise ValueError("1 to 200 printable characters without blanks at the ends")
@@ -251,7 +257,7 @@ class Argilla(Section):
     """Where people rate: every judged prompt becomes a record. `api_url` or ARGILLA_API_URL."""
 
     api_url: Annotated[str, AfterValidator(_http_url)] | None = None
-    workspace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")] = "argilla"
+    workspace: Annotated[str, AfterValidator(_workspace)] = "argilla"
     dataset: Annotated[str, Field(max_length=200), AfterValidator(_title)] = "preference-dataset"
 
 
@@ -332,7 +338,8 @@ class Recipe(Section):
     def destinations(self) -> dict[str, str]:
         """The configured destinations: `argilla` and `hub`, with the names they have in a ledger.
 
-        The place is part of the name, so that another one gets everything from the beginning.
+        The place is part of the name, so that another one gets everything from the beginning; the
+        server is not, it may move.
         """
         found = {}
         if self.argilla is not None:

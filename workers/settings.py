@@ -52,7 +52,7 @@ class Settings(BaseSettings):
                 f"PREFMILL_BROKER_URL has the scheme {_scheme(url)!r}; "
                 f"accepted: {', '.join(BROKER_SCHEMES)}"
             )
-        return url
+        return checked_by_tls(url)
 
     def require_database(self) -> str:
         """The database's URL. Raises: SettingsError if it is of a kind we cannot use."""
@@ -94,6 +94,16 @@ def _scheme(url: str) -> str:
         return urlsplit(url).scheme
     except ValueError:
         return ""
+
+
+def checked_by_tls(broker_url: str) -> str:
+    """The URL of a broker whose certificate is checked, unless it says something else itself.
+
+    redis-py checks by default; Celery refuses a URL that does not say so.
+    """
+    if _scheme(broker_url) != "rediss" or "ssl_cert_reqs=" in broker_url:
+        return broker_url
+    return f"{broker_url}{'&' if urlsplit(broker_url).query else '?'}ssl_cert_reqs=required"
 
 
 def sqlite_path(database_url: str) -> Path | None:

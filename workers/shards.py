@@ -11,7 +11,11 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from workers.errors import DestinationRefused, LedgerError
 from workers.gate import Refusal, why_refused, why_unsafe
@@ -32,7 +36,7 @@ from workers.shapes import Shape, shape, source_schema
 PROMPTS = 5_000
 
 #: Characters of rows, all configurations together, from which a shard is full.
-CHARACTERS = 64_000_000
+CHARACTERS = 32_000_000
 
 #: Prompts that are read at a time.
 PAGE = 250
@@ -52,7 +56,7 @@ class _Shard:
 
     rows: dict[str, Rows] = field(default_factory=lambda: defaultdict(list))
     held: dict[Entry, int] = field(default_factory=dict)
-    refused: dict[int, str] = field(default_factory=dict)
+    refused: dict[Entry, str] = field(default_factory=dict)
     characters: int = 0
 
     @property
@@ -78,21 +82,35 @@ class Shards:
 
         Raises: DestinationRefused if its columns are not those of the shards before; LedgerError.
         """
-        for _ in range(TRIES):
-            entries = self._outbox.waiting(PROMPTS)
-            if not entries:
-                return False
+        conflicts = 0
+        while entries := self._outbox.waiting(PROMPTS):
             shapes = self.shapes()
             self._refuse_other_columns(shapes)
             made = next(self._made(entries, shapes))
             number = self._outbox.next_number()
+            self._outbox.refuse(made.refused)
             if self._outbox.seal(number, _files(number, made, shapes, SEALED), made.held):
-                self._outbox.refuse(made.refused)
                 if any(made.held.values()):
                     return True
-        if self._outbox.waiting(1):
-            raise LedgerError("shards: the pairs to deliver changed again and again meanwhile")
+            else:
+                conflicts += 1
+                if conflicts == TRIES:
+                    raise LedgerError("shards: what waits changed again and again meanwhile")
         return False
+
+    def unsafe(self, content: bytes) -> bool:
+        """Whether a file that was made earlier holds what must not leave, by what is known now."""
+        rows = pq.read_table(pa.BufferReader(content)).to_pylist()
+        return any(why_unsafe(row, secrets=self._secrets) for row in rows)
+
+    def sample(self) -> dict[str, Any] | None:
+        """A row of `default` that may leave, for people to see; None if the first few may not."""
+        of_default = self.shapes()[DEFAULT]
+        for one in islice(self._ledger.pairs(self._run, page=20), 20):
+            for row in of_default.rows([one]):
+                if why_refused(row, secrets=self._secrets) is None:
+                    return row
+        return None
 
     def _refuse_other_columns(self, shapes: Mapping[str, Shape]) -> None:
         for file in self._outbox.files(SEALED, DELIVERED):
@@ -104,8 +122,10 @@ class Shards:
 
     # -- compaction ----------------------------------------------------------------------------
 
-    def compact(self) -> bool:
+    def compact(self, lost: Collection[int] = ()) -> bool:
         """Plan how few new shards replace changed, small and outdated ones; False if none are due.
+
+        So are those that are `lost`, of which not all files are where they should be.
 
         Nothing is sent; a plan that was made is carried out by the next delivery. Raises:
         LedgerError if pairs keep changing meanwhile.
@@ -113,21 +133,24 @@ class Shards:
         for _ in range(TRIES):
             self._outbox.abandon()
             shapes = self.shapes()
-            leaving = self._leaving(shapes)
+            leaving = self._leaving(shapes, lost)
             if not leaving:
                 return False
             held = self._outbox.held_by(leaving)
             entries = [entry for number in sorted(held) for entry in held[number]]
             places: dict[Entry, tuple[int, int] | None] = dict.fromkeys(entries)
+            arriving = set()
             for made in self._made(entries, shapes):
                 number = self._outbox.next_number()
-                self._outbox.arrive(_files(number, made, shapes, ARRIVING))
+                if files := _files(number, made, shapes, ARRIVING):
+                    self._outbox.arrive(files)
+                    arriving.add(number)
                 places |= {e: (number, rows) for e, rows in made.held.items() if rows}
-            if self._outbox.plan(leaving, places):
+            if self._outbox.plan(leaving, arriving, places):
                 return True
         raise LedgerError("shards: the pairs to compact changed again and again meanwhile")
 
-    def _leaving(self, shapes: Mapping[str, Shape]) -> set[int]:
+    def _leaving(self, shapes: Mapping[str, Shape], lost: Collection[int]) -> set[int]:
         sizes: dict[int, int] = {}
         outdated = set()
         for file in self._outbox.files(DELIVERED):
@@ -135,7 +158,7 @@ class Shards:
             if file.columns != shapes[file.configuration].digest:
                 outdated.add(file.number)
         small = {number for number, rows in sizes.items() if rows < SMALL}
-        due = self._outbox.changed_shards() | outdated
+        due = self._outbox.changed_shards() | outdated | (set(lost) & sizes.keys())
         # One small shard alone is as few as it gets, unless others are written anew anyway.
         return due | small if due or len(small) > 1 else due
 
@@ -170,7 +193,7 @@ class Shards:
     def _add(self, made: _Shard, entry: Entry, rows: Mapping[str, Rows]) -> None:
         refused = self._refusal(rows)
         if refused is not None:
-            made.refused[entry.sequence] = f"{refused.reason}: {refused.detail}"
+            made.refused[entry] = f"{refused.reason}: {refused.detail}"
             return
         made.held[entry] = max(map(len, rows.values()))
         made.characters += len(json.dumps(list(rows.values()), ensure_ascii=False))

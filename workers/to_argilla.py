@@ -3,6 +3,7 @@
 A record's id is its prompt's key, so sending one again replaces it; people's answers stay.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 
 from workers.annotation import Record, record
@@ -12,6 +13,8 @@ from workers.ledger import Concluded, Ledger
 from workers.outbox import Entry, Outbox
 from workers.recipe import Recipe
 from workers.settings import argilla_access, hub_token_if_any
+
+log = logging.getLogger(__name__)
 
 #: Records that are read and sent at a time; in between, a worker may be told to stop.
 TOGETHER = 100
@@ -42,6 +45,9 @@ class ToArgilla:
     def prepare(self) -> None:
         """Make the dataset, or look whether it is of our form."""
         if not self._prepared:
+            if not self.dataset.exists() and self._outbox.backlog().delivered:
+                log.warning("deliver.argilla_is_empty", extra={"run": self._recipe.name})
+                self._outbox.missed()  # first, so that a kill in between forgets nothing
             self.dataset.prepare()
             self._prepared = True
 
@@ -53,7 +59,7 @@ class ToArgilla:
         try:
             while go_on() and (entries := self._outbox.waiting(TOGETHER)):
                 self._log(entries)
-                tell(f"{self._outbox.backlog().waiting} left")
+                tell(f"{self._outbox.pending()} left")
         except DestinationRefused:
             self._prepared = False  # someone may have deleted the dataset: the next time it is made
             raise
@@ -63,7 +69,7 @@ class ToArgilla:
         records = {e.key: self._record(judged.get(e.key)) for e in entries}
         refused = self.dataset.log([one for one in records.values() if one is not None])
         refused |= {key: "nothing was judged" for key, one in records.items() if one is None}
-        self._outbox.refuse({e.sequence: refused[e.key] for e in entries if e.key in refused})
+        self._outbox.refuse({e: refused[e.key] for e in entries if e.key in refused})
         self._outbox.delivered([entry for entry in entries if entry.key not in refused])
 
     def _record(self, judged: Concluded | None) -> Record | None:
@@ -76,5 +82,6 @@ class ToArgilla:
             judged.reason,
             judged.generations,
             judged.judgements,
-            self._recipe.slots,
+            # Those by which it was generated: a recipe's may be in another order by now.
+            [made.slot for made in judged.generations],
         )

@@ -5,20 +5,24 @@ attempt whose answer was lost. A commit names the one that it was made for; if a
 it is looked at again. The card goes with the shards.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from workers import card
 from workers.destinations.hub import HubRepository
-from workers.errors import DestinationRefused
+from workers.errors import DestinationAway, DestinationRefused
+from workers.gate import why_unsafe
 from workers.ledger import Ledger
 from workers.outbox import ARRIVING, DELIVERED, LEAVING, SEALED, File, Outbox
 from workers.recipe import Recipe
 from workers.rows import CONFIGURATIONS, DEFAULT
 from workers.settings import hub_endpoint, hub_token, secrets
 from workers.shards import Shards
+
+log = logging.getLogger(__name__)
 
 #: Shards that one commit carries at most, when there is much to catch up on.
 SHARDS = 8
@@ -46,20 +50,21 @@ class ToHub:
 
     def prepare(self) -> None:
         """Make the repository, or look whether it is ours to write to."""
-        self._head([])
+        self._look()
 
     def deliver(
         self, go_on: Callable[[], bool], tell: Callable[[str], None], *, compact: bool
     ) -> None:
         """Push what is sealed, then seal and push what waits; a compaction comes first."""
-        self._push_sealed()
+        head = self._look()  # before anything is fixed: a token that is refused seals nothing
         self._push_compaction()
-        if compact and self._shards.compact():
+        if compact and self._shards.compact(self._lost(head)):
             self._push_compaction()
+        self._push_sealed()
         self._refuse_changed()
         while go_on() and self._seal():
             self._push_sealed()
-            tell(f"{self._outbox.backlog().waiting} left")
+            tell(f"{self._outbox.pending()} left")
 
     def _refuse_changed(self) -> None:
         changed = self._outbox.backlog().changed
@@ -87,12 +92,16 @@ class ToHub:
         if leaving:
             self._push(self._outbox.files(ARRIVING), leaving)
             self._outbox.compacted()
+            self._outbox.fill()  # what the gate kept back is looked at, and said, as what waits
 
     def _push(self, files: Sequence[File], leaving: Sequence[File]) -> None:
         """Bring the repository to hold these files and not those, in one commit if need be."""
-        head = self._head(files)
+        head = self._repository.head()
         delivered = self._outbox.files(DELIVERED)
-        there = self._repository.existing([file.path for file in (*files, *leaving)], head)
+        last = [file for file in delivered if file.number == delivered[-1].number]
+        asked = [file.path for file in (*files, *leaving, *last)]
+        there = self._repository.existing(asked, head)
+        self._refuse_lost(file for file in last if file.path not in there)
         for file in files:
             if file.path in there and not there[file.path].holds(self._outbox.content(file)):
                 raise DestinationRefused(
@@ -100,6 +109,7 @@ class ToHub:
                     "run or a person; accepted: a repository of this run's own"
                 )
         missing = [file for file in files if file.path not in there]
+        self._hold_back(missing)
         gone = [file.path for file in leaving if file.path in there]
         if missing or gone:
             readme = self._card(self._repository.card(head), [*delivered, *files])
@@ -116,12 +126,15 @@ class ToHub:
         assert self._recipe.hub is not None
         return self._recipe.hub.repo_id
 
-    def _head(self, files: Sequence[File]) -> str:
+    def _look(self) -> str:
         """The newest commit, in a repository that holds no data but this run's."""
+        if self._outbox.files(DELIVERED) and not self._repository.exists():
+            log.warning("deliver.hub_is_empty", extra={"run": self._recipe.name})
+            self._outbox.missed()  # first, so that a kill in between forgets nothing
         head = self._repository.head(create=True)
-        if self._outbox.next_number() > len({file.number for file in files}):
+        if self._outbox.files(DELIVERED, LEAVING):
             return head  # it was looked at before the first shard went there
-        ours = {file.path for file in files}
+        ours = {file.path for file in self._outbox.files(SEALED, ARRIVING)}
         for path in self._repository.paths(head):
             if path.endswith(_DATA) and path not in ours:
                 raise DestinationRefused(
@@ -130,15 +143,49 @@ class ToHub:
                 )
         return head
 
+    def _lost(self, head: str) -> set[int]:
+        """Delivered shards of which someone deleted a file in the repository."""
+        there = set(self._repository.paths(head))
+        return {f.number for f in self._outbox.files(DELIVERED) if f.path not in there}
+
+    def _refuse_lost(self, lost: Iterable[File]) -> None:
+        for file in lost:
+            raise DestinationRefused(
+                f"hub.repo_id: {file.path} was delivered to {self._place} and is not there any "
+                "more; accepted: `prefmill compact`, which delivers again what is missing"
+            )
+
+    def _hold_back(self, files: Sequence[File]) -> None:
+        """Undo shards that were made by a process which knew fewer secrets than this one."""
+        unsafe = [file for file in files if self._shards.unsafe(self._outbox.content(file))]
+        if any(file.state == ARRIVING for file in unsafe):
+            self._outbox.cancel()
+        for number in {file.number for file in unsafe if file.state == SEALED}:
+            self._outbox.unseal(number)
+        if unsafe:
+            raise DestinationAway("hub: a shard held a key or token; its rows are looked at again")
+
     def _card(self, existing: str, files: Sequence[File]) -> str:
         """The dataset card, once these files are there."""
         rows = dict.fromkeys(CONFIGURATIONS, 0)
         for file in files:
             rows[file.configuration] += file.rows
-        counts = self._ledger.counts(self._recipe.name)
-        first = next(
-            (one for one in self._ledger.pairs(self._recipe.name, page=1) if not one.pair.tie), None
+        for sample in (self._shards.sample(), None):
+            text = self._rendered(existing, rows, sample)
+            refusal = why_unsafe({"card": text}, secrets=secrets(self._recipe))
+            if refusal is None:
+                return text
+        raise DestinationRefused(
+            f"hub: the card of {self._place} would hold a key or token; accepted: a recipe and a "
+            "README without"
         )
+
+    def _rendered(
+        self, existing: str, rows: Mapping[str, int], sample: Mapping[str, Any] | None
+    ) -> str:
+        counts = self._ledger.counts(self._recipe.name)
+        people = self._ledger.rated(self._recipe.name)
+        ended = (counts.accepted, counts.paired, counts.rejected, counts.failed)
         shapes = self._shards.shapes()
         return card.render(
             existing,
@@ -149,8 +196,8 @@ class ToHub:
                 for name in CONFIGURATIONS
             ],
             recipe=self._recipe.model_dump(mode="json"),
-            counts=card.Counts(counts.accepted, counts.paired, counts.rejected, counts.failed),
-            sample=next(iter(shapes[DEFAULT].rows([first])), None) if first else None,
+            counts=card.Counts(*ended, by_people=people),
+            sample=sample,
             private=self._recipe.hub.private if self._recipe.hub else True,
         )
 

@@ -293,11 +293,18 @@ def test_a_token_that_may_not_write_is_named_and_never_shown(
     hub.put("me/pairs", {"README.md": b""})
     hub.put("else/public", {"README.md": b""})
     hub.put("else/hidden", {"README.md": b""}, private=True)
-    repository = at(hub, name, token)
+    repository = HubRepository(name, private=False, token=token, endpoint=hub.endpoint)
     with pytest.raises(DestinationRefused, match=expected) as refused:
         commit(repository, repository.head(create=True), {"a.parquet": b"a"})
     assert token not in told(refused.value)
     assert token not in repr(repository)
+
+
+def test_rows_that_are_to_be_private_go_to_no_public_repository(hub: HubServer) -> None:
+    hub.put("me/pairs", {"README.md": b""})
+    private = HubRepository("me/pairs", private=True, token=WRITE_TOKEN, endpoint=hub.endpoint)
+    with pytest.raises(DestinationRefused, match=r"hub.private: true.*me/pairs.*accepted: false"):
+        private.head(create=True)
 
 
 @pytest.mark.parametrize("request_", REQUESTS)

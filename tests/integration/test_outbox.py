@@ -1,13 +1,17 @@
 """The outbox in a real ledger of each kind: what waits, what is sealed, what has changed since."""
 
 import hashlib
-from collections.abc import Iterator
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from producer.columns import SourceColumns
+from workers.errors import LedgerError
 from workers.ledger import Curated, Ledger
 from workers.outbox import (
     ARRIVING,
@@ -247,7 +251,8 @@ def test_people_add_rows_and_their_second_thoughts_count_as_changes(ledger: Ledg
     assert chosen(ledger, SEALED, configuration="human") == ["bad a"]
     deliver(ledger)
     outbox.shards_delivered([1])
-    assert ledger.curate(RUN, {}, (HUB,)) == 1
+    assert ledger.curate(RUN, {}, (HUB,), place="another") == 0
+    assert ledger.curate(RUN, {}, (HUB,), place="") == 1
     assert outbox.backlog().changed == 1
     assert shards_of(ledger).compact()
     outbox.compacted()
@@ -295,3 +300,104 @@ def test_only_one_is_alone_and_the_next_one_may_be_at_once(ledger: Ledger) -> No
             assert (first, second) == (True, False)
             with ledger.alone("run argilla:x/y") as other:
                 assert other
+
+
+class Repository:
+    """What a Hub would hold: files that are pushed and deleted as `to_hub` does it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger, self.outbox = ledger, ledger.outbox(RUN, HUB)
+        self.files: dict[str, bytes] = {}
+
+    def push(self, *, compact: bool) -> None:
+        sealed = self.outbox.files(SEALED, content=True)
+        self.files |= {file.path: file.content or b"" for file in sealed}
+        self.outbox.shards_delivered(file.number for file in sealed)
+        if compact and self._again(shards_of(self.ledger).compact):
+            arriving = self.outbox.files(ARRIVING, content=True)
+            self.files |= {file.path: file.content or b"" for file in arriving}
+            for file in self.outbox.files(LEAVING):
+                self.files.pop(file.path, None)
+            self.outbox.compacted()
+        self._again(shards_of(self.ledger).seal)
+
+    @staticmethod
+    def _again(made: Callable[[], bool]) -> bool:
+        """False if what it was made of changed again and again meanwhile."""
+        try:
+            return made()
+        except LedgerError as exc:
+            if "again and again" not in str(exc):
+                raise
+            return False
+
+    def rows(self, configuration: str) -> list[tuple[str, float]]:
+        found = []
+        for path, content in self.files.items():
+            if path.startswith(f"data/{configuration}/"):
+                for row in pq.read_table(pa.BufferReader(content)).to_pylist():
+                    found.append((row["chosen"][-1]["content"], row["rejected_rating"]))
+        return sorted(found)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_whatever_changes_meanwhile_the_repository_ends_with_the_ledgers_rows(
+    ledger: Ledger, seed: int
+) -> None:
+    keys = [f"p{number:02}" for number in range(40)]
+    make(ledger, *keys)
+    repository, errors, over = Repository(ledger), [], threading.Event()
+
+    def again(act: Callable[[random.Random], None]) -> threading.Thread:
+        rng = random.Random(seed)
+
+        def work() -> None:
+            try:
+                while not over.is_set():
+                    act(rng)
+            except LedgerError as exc:
+                errors.append(exc)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        return thread
+
+    def change(rng: random.Random) -> None:
+        some = rng.sample(keys, rng.randint(1, 9))
+        margins = [rng.choice([None, 1.0, 2.0, 3.0]) for _ in some]
+        made = [
+            ended(key, *([] if margin is None else [pair(key, margin=margin)]))
+            for key, margin in zip(some, margins, strict=True)
+        ]
+        ledger.replace_pairs(RUN, made, (HUB, ARGILLA))
+
+    def rate(rng: random.Random) -> None:
+        rated = {
+            key: Curated(PEOPLE, (pair(key, margin=rng.choice([1.0, 2.0])),))
+            for key in rng.sample(keys, 5)
+        }
+        ledger.curate(RUN, rated, (HUB, ARGILLA), place="")
+
+    def log(_: random.Random) -> None:
+        records = ledger.outbox(RUN, ARGILLA)
+        records.delivered(records.waiting(7))
+
+    acts: list[Callable[[random.Random], None]] = [change, rate, log]
+    threads = [again(act) for act in acts]
+    deadline = time.monotonic() + 3
+    rng = random.Random(seed)
+    while time.monotonic() < deadline and not errors:
+        repository.push(compact=rng.random() < 0.5)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    for _ in range(3):
+        repository.push(compact=True)
+    backlog = ledger.outbox(RUN, HUB).backlog()
+    assert (backlog.waiting, backlog.changed) == (0, 0)
+    ours = [(one.pair.chosen, one.pair.rejected_rating) for one in ledger.pairs(RUN)]
+    human = [(one.pair.chosen, one.pair.rejected_rating) for one in ledger.human_pairs(RUN)]
+    assert repository.rows("default") == repository.rows("full") == sorted(ours)
+    assert repository.rows("human") == sorted(human)
+    assert backlog.delivered == len(ours) + len(human)

@@ -11,6 +11,7 @@ from workers.settings import (
     Settings,
     api_key,
     api_keys,
+    checked_by_tls,
     read_settings,
     sqlite_path,
 )
@@ -66,7 +67,9 @@ def test_a_broker_that_is_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPa
 )
 def test_a_broker_that_we_can_use_is_read(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("PREFMILL_BROKER_URL", url)
-    assert Settings().require_broker() == url
+    checked = "?ssl_cert_reqs=required" if url.startswith("rediss") else ""
+    assert Settings().require_broker() == url + checked
+    assert checked_by_tls(url + checked) == url + checked
 
 
 @pytest.mark.parametrize("url", ["sqlite:////var/l.db", f"postgresql+psycopg://u:{SECRET}@db/m"])

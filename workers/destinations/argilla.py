@@ -137,10 +137,16 @@ class ArgillaDataset:
             params = {"include": "responses", "offset": offset, "limit": page}
             found = self._api.items(path, params)
             for item in found:
-                yield from _answers(item)
+                if item.get("external_id") is not None:  # people may have added others
+                    yield from _answers(item)
             offset += len(found)
             if len(found) < page:
                 return
+
+    @property
+    def id(self) -> str:
+        """The server's id of the dataset: another one of the same name has another."""
+        return self._ready().id
 
     def count(self) -> int:
         """How many records the dataset holds."""
@@ -293,9 +299,7 @@ def _batches(items: Iterable[_Item]) -> Iterator[list[_Item]]:
 
 
 def _answers(item: Mapping[str, Any]) -> Iterator[Answer]:
-    """The answers to one record as the API lists it; one that people added has no id of ours."""
-    if item.get("external_id") is None:
-        return
+    """The answers to one record as the API lists it."""
     for response in item.get("responses") or []:
         if response["status"] != "submitted":
             continue
