@@ -49,7 +49,7 @@ looks='%R~prefmill:door:* +scan +hgetall'
   user beat "${PREFMILL_BEAT_PASSWORD-}" "$publish $signs $looks \
 %W~$queues.sink* %W~$queues.deliver* %R~$queues"
   user reader "${PREFMILL_READER_PASSWORD-}" "$looks \
-%R~* +llen +lrange +hget +hlen +hscan +zcard +zcount +zrange +zscore +get +exists +smembers +time +info"
+%R~$queues %R~unacked %R~prefmill:* +llen +hscan +zcount +time"
   user flower "${PREFMILL_FLOWER_PASSWORD-}" "%R~$queues +llen \
 ~celeryev.* ~*.reply.celery.pidbox* ~_kombu.binding*.celeryev ~_kombu.binding_deadlines \
 ~_kombu.binding*.reply.celery.pidbox \

@@ -201,6 +201,23 @@ def _ended(fleet: Fleet, number: int) -> bool:
     return bool(status["accepted"] == number and not status["in_flight"])
 
 
+def _figures(fleet: Fleet) -> str:
+    """What the service `metrics` serves."""
+    port = str(_free_port())
+    replaced = {"0.0.0.0": "127.0.0.1", "9464": port}
+    command = [replaced.get(part, part) for part in SERVICES["metrics"]["command"]]
+    fleet.start("metrics", [*PREFMILL, *command])
+
+    def fetched() -> str:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+                return str(reply.read().decode())
+        except OSError:
+            return ""
+
+    return str(eventually(fetched, within_s=15, what="metrics\n" + fleet.logs()))
+
+
 def test_the_services_work_with_their_own_command_lines_rights_and_credentials(
     tmp_path: Path, postgres_url: str
 ) -> None:
@@ -223,6 +240,7 @@ def test_the_services_work_with_their_own_command_lines_rights_and_credentials(
                 within_s=10,
                 what=f"health of {name}",
             )
+        assert re.search(r'^prefmill_up\{.*store="broker".*\} 1\.0$', _figures(fleet), re.MULTILINE)
         write_prompts(tmp_path / "prompts.jsonl", 4, 24)
         eventually(lambda: _ended(fleet, 28), within_s=15, what="28 outcomes\n" + fleet.logs())
         with fleet.redis("admin") as redis:
@@ -274,13 +292,13 @@ def test_each_user_of_the_broker_may_do_its_part_and_no_more(tmp_path: Path) -> 
 def test_a_broker_that_was_killed_has_its_transactions_again(tmp_path: Path) -> None:
     with _fleet(tmp_path, "sqlite:///none.db") as fleet:
         with fleet.redis("worker") as redis, redis.pipeline(transaction=True) as pipe:
-            pipe.lpush("r.v1.sink", "{}").zadd("unacked_index", {"tag": 1.0}).execute()
+            pipe.lpush("r.v1.sink", "{}").lpush("r.v1.judge", "{}").execute()
         fleet.processes["valkey"].kill()
         fleet.processes["valkey"].wait()
         _valkey(fleet)
         with fleet.redis("reader") as redis:
             assert redis.llen("r.v1.sink") == 1
-            assert redis.zrange("unacked_index", 0, -1) == ["tag"]
+            assert redis.llen("r.v1.judge") == 1
 
 
 def test_valkey_does_not_start_without_a_password(tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ def test_each_service_has_the_credentials_it_needs_and_no_other() -> None:
     assert _holders("PREFMILL_PRODUCER_PASSWORD") == {"valkey", "producer"}
     assert _holders("PREFMILL_BEAT_PASSWORD") == {"valkey", "beat"}
     assert _holders("PREFMILL_WORKER_PASSWORD") == {"valkey", "sink", "deliver", *CALLERS}
+    assert _holders("PREFMILL_READER_PASSWORD") == {"valkey", "metrics"}
     assert _holders("PREFMILL_FLOWER_PASSWORD") == {"valkey", "flower"}
     assert "beat" not in _holders("POSTGRES_PASSWORD")
 
