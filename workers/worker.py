@@ -18,9 +18,10 @@ from workers.doors import Doors
 from workers.errors import LedgerError, RecipeError
 from workers.ledger import Ledger
 from workers.liveness import Liveness
+from workers.masking import hide
 from workers.recipe import LOCAL_MODEL_URL, Recipe
 from workers.recipe_file import load
-from workers.settings import Settings, api_keys, read_settings
+from workers.settings import Settings, api_keys, read_settings, secrets
 
 if TYPE_CHECKING:
     from workers.delivery import Ticking
@@ -36,7 +37,7 @@ class Worker:
     """One worker process."""
 
     recipe: Recipe
-    keys: dict[str, str | None]
+    keys: dict[str, str | None] = field(repr=False)
     settings: Settings
     #: Tells this process from every other and from its own predecessors.
     process: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
@@ -123,6 +124,7 @@ _lock = threading.Lock()
 def open_worker(settings: Settings) -> Worker:
     """A worker for the recipe in the settings. Raises: ConfigurationError."""
     recipe = load(settings.recipe)
+    hide(secrets(recipe))
     for name, endpoint in recipe.endpoints.items():
         if endpoint.base_url == LOCAL_MODEL_URL:
             raise RecipeError(
