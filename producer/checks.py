@@ -98,7 +98,9 @@ def _endpoint(name: str, endpoint: Endpoint) -> str:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         with httpx.Client(trust_env=False, timeout=TIMEOUT_S, proxy=endpoint.proxy) as client:
-            status = client.get(f"{endpoint.base_url}/models", headers=headers).status_code
+            url = f"{endpoint.base_url}/models"
+            with client.stream("GET", url, headers=headers) as response:
+                status = response.status_code
     except httpx.HTTPError as exc:
         raise PrefmillError(f"does not answer: {exc}") from exc
     if status in (401, 403):

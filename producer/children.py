@@ -10,6 +10,7 @@ after a killed parent, Valkey and the workers stay until someone ends them.
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_DATA = resource.getrlimit(resource.RLIMIT_DATA)
 _TAIL_BYTES = 64 * 1024
 
 # Loaded here: between fork and exec nothing may be loaded or looked up.
@@ -108,6 +110,8 @@ def _tie_to(parent: int, death_signal: int) -> Callable[[], None]:
 
     def tie() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # A reader of a source may bound this process' memory for a moment, see producer.memory.
+        resource.setrlimit(resource.RLIMIT_DATA, _DATA)
         if _prctl is not None:
             _prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
             # A parent that died before prctl sends no signal any more.

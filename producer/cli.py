@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from workers import logs
 from workers.errors import (
@@ -33,6 +34,7 @@ from workers.errors import (
     RecipeError,
     SettingsError,
 )
+from workers.masking import hide, masked
 
 if TYPE_CHECKING:
     from workers.ledger import Counts, Ledger
@@ -40,8 +42,19 @@ if TYPE_CHECKING:
     from workers.settings import Settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class _Shown(Console):
+    """A console whose texts cannot act on a terminal, and hold no secret that we know."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A text as it is printed."""
+        lines = masked(text).split("\n")
+        return super().render_str("\n".join(map(logs.plain, lines)), **options)
+
+
+out = _Shown(soft_wrap=True, highlight=False, emoji=False)
+err = _Shown(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 class LogFormat(StrEnum):
@@ -586,10 +599,13 @@ def _begin(
     recipe: str | None, database: str | None, log_format: LogFormat
 ) -> tuple["Settings", "Recipe"]:
     from workers.recipe_file import load
+    from workers.settings import secrets
 
     settings = _settings(recipe, database, log_format)
     settings.require_database()
-    return settings, load(settings.recipe)
+    loaded = load(settings.recipe)
+    hide(secrets(loaded))
+    return settings, loaded
 
 
 def _share(text: str) -> float:
@@ -620,7 +636,7 @@ def _celery(arguments: list[str], settings: "Settings") -> None:
 
 
 def _say(text: str) -> None:
-    err.print(text, markup=False)
+    err.print(logs.plain(text), markup=False)
 
 
 @contextmanager
@@ -633,7 +649,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _show_skip(row: Any) -> None:
-    err.print(f"skipped {row.where}: {row.reason}: {row.detail}", markup=False)
+    _say(f"skipped {row.where}: {row.reason}: {row.detail}")
 
 
 @contextmanager
@@ -698,12 +714,12 @@ def _local_model(recipe: "Recipe") -> Iterator["Recipe"]:
 
 def _print_lines(lines: Iterable[str]) -> None:
     for line in lines:
-        out.print(line, markup=False)
+        out.print(logs.plain(line), markup=False)
 
 
 def _indented(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
-    return "\n".join(f"  {line}" for line in text.splitlines())
+    return "\n".join(f"  {line}" for line in text.split("\n"))
 
 
 def _summary(

@@ -23,6 +23,8 @@ from workers.shapes import Shape, shape, source_schema
 
 Format = Literal["parquet", "jsonl"]
 
+_LINE_ENDS = "\u0085\u2028\u2029"
+
 #: Rows that are held and written at a time.
 PAGE = 500
 
@@ -100,9 +102,17 @@ def _write_jsonl(path: Path, made: Shape, ledger: Ledger, run: str) -> int:
     rows = 0
     with path.open("w", encoding="utf-8") as file:
         for page in _pages(ledger, run, made):
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in page)
+            file.writelines(_line(row) for row in page)
             rows += len(page)
     return rows
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """A line of JSON, with escapes for what some readers take for the end of a line as well."""
+    text = json.dumps(row, ensure_ascii=False)
+    for end in _LINE_ENDS:
+        text = text.replace(end, f"\\u{ord(end):04x}")
+    return text + "\n"
 
 
 def _card(run: str, shapes: list[Shape], folder: Path, rows: Mapping[str, int]) -> str:

@@ -7,14 +7,15 @@ imported late, because that is slow and most sources need neither.
 
 import logging
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from producer.prompts import Item, Position, brief, item
-from producer.tabular import storable
+from producer.memory import TOO_MUCH, bounded
+from producer.prompts import Found, Item, Position, brief, item
+from producer.tabular import open_parquet, rows_of, storable
 from workers.errors import SourceError
 
 if TYPE_CHECKING:
@@ -88,10 +89,15 @@ def _newest(source: "Source") -> str | None:
     return info.sha
 
 
-def _hub_rows(source: "Source", revision: str | None, start: int) -> Iterator[Mapping[str, Any]]:
+def _hub_rows(source: "Source", revision: str | None, start: int) -> Iterator[Found]:
     """The rows after the first `start` of one revision, without columns that JSON cannot hold."""
     with _asking(source):
         builder = _builder(source, revision)
+    files = _parquet_files(builder, source)
+    if files:
+        yield from _parquet_rows(source, files, start)
+        return
+    with _asking(source), bounded():
         if source.streaming:
             dataset = builder.as_streaming_dataset(split=source.split)
         else:
@@ -103,14 +109,53 @@ def _hub_rows(source: "Source", revision: str | None, start: int) -> Iterator[Ma
         dataset = dataset.select_columns(kept)
     if not source.streaming and start >= len(dataset):
         return  # a Dataset, unlike an IterableDataset, cannot skip all of its rows
-    with _asking(source):
+    with _asking(source), bounded():
         rows = iter(dataset.skip(start))
     while True:
-        with _asking(source):
+        with _asking(source), bounded():
             row = next(rows, None)
         if row is None:
             return
         yield row
+
+
+def _parquet_files(builder: Any, source: "Source") -> list[str]:
+    """The split's files if all are Parquet on the Hub: they are read here.
+
+    `datasets` would unpack whole row groups, however large.
+    """
+    files = [str(url) for url in (builder.config.data_files or {}).get(source.split, [])]
+    ours = all(url.startswith("hf://") and url.endswith(".parquet") for url in files)
+    return files if ours else []
+
+
+def _parquet_rows(source: "Source", files: Sequence[str], start: int) -> Iterator[Found]:
+    for url in files:
+        with _asking(source):
+            file = open_parquet(_opened(url, streaming=source.streaming))
+        with file:
+            rows = rows_of(file, source.columns, f"{source.hub} ({source.split})", start)
+            start = max(0, start - file.metadata.num_rows)
+            while True:
+                with _asking(source):
+                    row = next(rows, None)
+                if row is None:
+                    break
+                yield row
+
+
+def _opened(url: str, *, streaming: bool) -> Any:
+    """A file of the Hub: there, or downloaded into the Hub's cache."""
+    from huggingface_hub import HfFileSystem, hf_hub_download
+
+    hub = HfFileSystem(skip_instance_cache=True)
+    if streaming:
+        # What Arrow asks for is what is fetched: columns lie far apart, reading ahead is for none.
+        return hub.open(url, "rb", cache_type="none")
+    at: Any = hub.resolve_path(url)
+    return hf_hub_download(
+        at.repo_id, at.path_in_repo, repo_type=at.repo_type, revision=at.revision
+    )
 
 
 def _builder(source: "Source", revision: str | None) -> Any:
@@ -142,7 +187,10 @@ def _asking(source: "Source") -> Iterator[None]:
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx or httpx2
 
-    foreign = (DatasetsError, HTTPError, pa.ArrowException, OSError, ValueError, RuntimeError)
+    foreign = (
+        *(DatasetsError, HTTPError, pa.ArrowException),
+        *(OSError, ValueError, RuntimeError, MemoryError),
+    )
     try:
         yield
     except (*foreign, LookupError) as exc:
@@ -154,6 +202,8 @@ def _advice(exc: BaseException) -> str:
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
+    if any(isinstance(one, MemoryError) for one in (exc, exc.__cause__, exc.__context__)):
+        return f"{TOO_MUCH}; accepted: files whose row groups are smaller"
     status = getattr(getattr(exc, "response", None), "status_code", None)
     if isinstance(exc, RevisionNotFoundError):
         return "there is no such revision; check source.revision"

@@ -8,11 +8,13 @@ import csv
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from producer.lines import LONGEST, file_lines
+from producer.memory import TOO_MUCH, bounded
 from producer.prompts import MAX_ROW_BYTES, Found, RowError, brief
 from workers.errors import SourceError
 from workers.recipe import Columns
@@ -20,7 +22,13 @@ from workers.recipe import Columns
 log = logging.getLogger(__name__)
 
 #: What reading a CSV or Parquet file raises when the file is not what its name says.
-TABLE_ERRORS = (pa.ArrowException, csv.Error)
+TABLE_ERRORS = (pa.ArrowException, csv.Error, MemoryError)
+
+#: Rows of a Parquet file that are unpacked at a time.
+TOGETHER = 64
+
+#: Bytes that such rows, or one of them, may have as Arrow holds them before they become objects.
+MAX_UNPACKED_BYTES = 4 * MAX_ROW_BYTES
 
 
 class _CsvLines:
@@ -32,6 +40,8 @@ class _CsvLines:
     def __init__(self, path: Path) -> None:
         self._lines = file_lines(path)
         self.number = 0
+        #: Bytes since the last record ended: quotes may hold any number of lines together.
+        self.held = 0
 
     def __iter__(self) -> "_CsvLines":
         return self
@@ -42,6 +52,9 @@ class _CsvLines:
         self.number = line.number
         if line.text is None:
             raise RowError("too_large", f"a line is longer than {LONGEST:,} bytes")
+        self.held += len(line.text) + 1
+        if self.held > MAX_ROW_BYTES:
+            raise RowError("too_large", f"the row has more than {MAX_ROW_BYTES:,} bytes")
         return line.text.decode(errors="surrogateescape") + "\n"
 
 
@@ -54,7 +67,7 @@ def csv_rows(path: Path, columns: Columns, start: int) -> Iterator[tuple[int, st
     """
     csv.field_size_limit(MAX_ROW_BYTES)
     lines = _CsvLines(path)
-    records = _csv_records(csv.reader(lines))
+    records = _csv_records(lines)
     header = next(records, None)
     if not isinstance(header, list):
         raise SourceError(f"source.file: {path} does not begin with a row of column names")
@@ -75,12 +88,14 @@ def csv_rows(path: Path, columns: Columns, start: int) -> Iterator[tuple[int, st
 
 def csv_count(path: Path) -> int:
     """How many rows follow the header; reads the whole file."""
-    return sum(1 for row in csv.reader(_CsvLines(path)) if row) - 1
+    return sum(1 for _ in _csv_records(_CsvLines(path))) - 1
 
 
-def _csv_records(reader: Iterator[list[str]]) -> Iterator[list[str] | RowError]:
+def _csv_records(lines: _CsvLines) -> Iterator[list[str] | RowError]:
     """The rows that are not blank; the reader goes on with the next line after an error."""
+    reader = csv.reader(lines)
     while True:
+        lines.held = 0
         try:
             values = next(reader)
         except StopIteration:
@@ -101,15 +116,33 @@ def parquet_rows(path: Path, columns: Columns, start: int) -> Iterator[tuple[int
         SourceError: it has not the columns, or two of one name.
         OSError, TABLE_ERRORS: it cannot be read.
     """
-    with pq.ParquetFile(path, buffer_size=1 << 20) as file:
-        names = storable(file.schema_arrow, columns, str(path))
-        groups, number = _groups_from(file.metadata, start)
-        for batch in file.iter_batches(batch_size=64, row_groups=groups, columns=names):
-            first = min(batch.num_rows, max(0, start - number))
-            number += first
-            for row in _batch_rows(batch.slice(first)):
-                number += 1
-                yield number, f" row {number}", row
+    with open_parquet(path) as file:
+        number = min(start, file.metadata.num_rows)
+        for row in rows_of(file, columns, str(path), start):
+            number += 1
+            yield number, f" row {number}", row
+
+
+def open_parquet(file: Any) -> pq.ParquetFile:
+    """A path or an open file, of which columns are read in small parts. Raises: TABLE_ERRORS."""
+    with bounded():
+        return pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+
+
+def rows_of(file: pq.ParquetFile, columns: Columns, name: str, start: int) -> Iterator[Found]:
+    """The rows of an open Parquet file after the first `start`, with the columns JSON can hold.
+
+    Raises:
+        SourceError: it has not the columns, or two of one name, or unpacks to too much.
+        OSError, TABLE_ERRORS: it cannot be read.
+    """
+    names = storable(file.schema_arrow, columns, name)
+    groups, number = _groups_from(file.metadata, start)
+    batches = file.iter_batches(TOGETHER, row_groups=groups, columns=names, use_threads=False)
+    while (batch := _next_batch(batches, name, number)) is not None:
+        first = min(batch.num_rows, max(0, start - number))
+        number += batch.num_rows
+        yield from _batch_rows(batch.slice(first))
 
 
 def parquet_count(path: Path) -> int:
@@ -129,16 +162,41 @@ def _groups_from(metadata: pq.FileMetaData, start: int) -> tuple[list[int], int]
     return list(range(group, metadata.num_row_groups)), before
 
 
+def _next_batch(batches: Iterator[pa.RecordBatch], name: str, before: int) -> pa.RecordBatch | None:
+    try:
+        with bounded():
+            return next(batches, None)
+    except MemoryError as exc:
+        raise SourceError(f"source: {name} after row {before}: {TOO_MUCH}") from exc
+
+
 def _batch_rows(batch: pa.RecordBatch) -> Iterator[Found]:
     try:
-        yield from batch.to_pylist()
-    except (pa.ArrowException, ValueError, OverflowError) as exc:
+        rows = _objects(batch)
+    except (pa.ArrowException, ValueError, OverflowError, MemoryError) as exc:
         if batch.num_rows > 1:
             for number in range(batch.num_rows):
                 yield from _batch_rows(batch.slice(number, 1))
             return
-        not_text = isinstance(exc, UnicodeDecodeError)
-        yield RowError("not_text" if not_text else "wrong_column_type", brief(exc))
+        yield _unreadable(exc)
+    else:
+        yield from rows
+
+
+def _objects(batch: pa.RecordBatch) -> list[dict[str, object]]:
+    """Raises: MemoryError if they would be too many or too large."""
+    if batch.nbytes > MAX_UNPACKED_BYTES:
+        raise MemoryError(f"the row unpacks to {batch.nbytes:,} bytes")
+    with bounded():
+        return list(batch.to_pylist())
+
+
+def _unreadable(exc: Exception) -> RowError:
+    if isinstance(exc, MemoryError):
+        found = brief(exc) if str(exc) else "the row holds more values than there is memory for"
+        return RowError("too_large", f"{found}; accepted: at most {MAX_UNPACKED_BYTES:,} bytes")
+    not_text = isinstance(exc, UnicodeDecodeError)
+    return RowError("not_text" if not_text else "wrong_column_type", brief(exc))
 
 
 def _accepted(names: Sequence[str], columns: Columns, name: str) -> None:

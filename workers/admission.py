@@ -152,7 +152,7 @@ class Unlimited:
 class FleetAdmission:
     """The door of one run's fleet, in the broker's Redis or Valkey."""
 
-    url: str
+    url: str = field(repr=False)
     recipe: Recipe
     process: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     #: Each endpoint's key, by the endpoint's name; never leaves this process but as a digest.

@@ -23,8 +23,9 @@ import email.utils
 import json
 import ssl
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -49,8 +50,14 @@ REASONS = (
     "content_filter",
 )
 
-#: A reply longer than this is not read to its end.
+#: A reply longer than this, packed or unpacked, is not read to its end.
 MAX_REPLY_BYTES = 16 * 1024 * 1024
+
+#: Bytes that are unpacked at a time.
+_UNPACKED_BYTES = 256 * 1024
+
+#: The one content coding that is asked for, and how zlib is told to read it.
+_CODING, _WBITS = "gzip", 16 + zlib.MAX_WBITS
 
 _BY_STATUS = {401: "unauthorized", 402: "payment_required", 403: "unauthorized", 404: "not_found"}
 _RETRIABLE_STATUS = frozenset({408, 409, 425})
@@ -108,6 +115,7 @@ def open_client(
 ) -> httpx.AsyncClient:
     """A client for one endpoint: no redirects, no proxy or netrc from the environment."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
+    headers["Accept-Encoding"] = _CODING
     transport = Transport(
         verify=ssl.create_default_context(),
         trust_env=False,
@@ -145,10 +153,11 @@ async def complete(
         raise CallFailed("connection", detail, retriable=True) from exc
     except httpx.RequestError as exc:
         raise CallFailed("malformed_reply", str(exc), retriable=True) from exc
+    raw = _without_key(raw, client)
     if status != 200:
-        raise _refused(status, headers, _without_key(raw, client))
+        raise _refused(status, headers, raw)
     try:
-        return _read(raw)
+        return _keyless(_read(raw), _key(client))
     except CallFailed as exc:
         key = _key(client)
         if not key:
@@ -163,7 +172,7 @@ async def _exchange(client: httpx.AsyncClient, content: bytes) -> tuple[int, htt
         "POST", "chat/completions", content=content, headers=json_body
     ) as response:
         parts, size = [], 0
-        async for part in response.aiter_bytes():
+        async for part in _unpacked(response):
             size += len(part)
             if size > MAX_REPLY_BYTES:
                 raise CallFailed("malformed_reply", f"more than {MAX_REPLY_BYTES} bytes")
@@ -171,10 +180,40 @@ async def _exchange(client: httpx.AsyncClient, content: bytes) -> tuple[int, htt
         return response.status_code, response.headers, b"".join(parts)
 
 
+async def _unpacked(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The body in parts of bounded size: httpx would unpack whatever came at once as a whole."""
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    coding = response.headers.get("content-encoding", "").strip().lower()
+    if coding in ("", "identity"):
+        async for part in response.stream:
+            yield part
+        return
+    if coding != _CODING:
+        raise CallFailed("malformed_reply", f"content-encoding {coding!r:.40}; accepted: {_CODING}")
+    unpacker = zlib.decompressobj(_WBITS)
+    try:
+        async for part in response.stream:
+            while part:
+                yield unpacker.decompress(part, _UNPACKED_BYTES)
+                part = unpacker.unconsumed_tail
+        yield unpacker.flush()
+    except zlib.error as exc:
+        raise CallFailed("malformed_reply", f"{coding}: {exc}", retriable=True) from exc
+
+
 def _without_key(raw: bytes, client: httpx.AsyncClient) -> bytes:
-    """What an endpoint says is wrong is logged and kept; some say which key they were given."""
+    """What an endpoint says is kept and logged; some say which key they were given."""
     key = _key(client).encode()
     return raw.replace(key, b"***") if key else raw
+
+
+def _keyless(completion: Completion, key: str) -> Completion:
+    """A completion in which the key is not spelt out, however JSON had it written."""
+    said = (completion.text, completion.finish_reason, completion.model)
+    if not key or not any(key in text for text in said if text):
+        return completion
+    text, finish, model = (one and one.replace(key, "***") for one in said)
+    return replace(completion, text=text or "", finish_reason=finish, model=model)
 
 
 def _key(client: httpx.AsyncClient) -> str:

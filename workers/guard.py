@@ -8,6 +8,7 @@ Celery sees it, and one that nothing can be done with becomes a message for `set
 import base64
 import binascii
 import json
+import re
 import uuid
 from typing import Any
 
@@ -24,6 +25,14 @@ from workers.messages import (
     run_of,
 )
 
+#: Bytes of the largest message that is read. A batch's answers travel in one; this bounds what a
+#: worker unpacks at once, before it knows whose message it is.
+MAX_MESSAGE_BYTES = 128 * 1024 * 1024
+
+#: Headers that would name an address or a key. Nobody reads them: who sends one means harm, or is
+#: mistaken about what a worker does. Others may be there, such as those of tracing.
+_NAMES_A_WAY = re.compile("url|proxy|key|token|secret|password|authorization", re.IGNORECASE)
+
 #: How much of a message that is set aside is kept, in characters.
 KEPT_CHARACTERS = 16_384
 
@@ -34,18 +43,23 @@ def guarded(raw: bytes, queue: str) -> bytes:
         _check(raw, queue)
     except (ValueError, RecursionError) as exc:
         why = str(exc) or type(exc).__name__
-        return _message(SET_ASIDE, [raw.decode("utf-8", "replace")[:KEPT_CHARACTERS], why, queue])
+        kept = raw[: 4 * KEPT_CHARACTERS].decode("utf-8", "replace")[:KEPT_CHARACTERS]
+        return _message(SET_ASIDE, [kept, why, queue])
     return raw
 
 
 def _check(raw: bytes, queue: str) -> None:
     """Raises: ValueError, RecursionError."""
+    if len(raw) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"{len(raw):,} bytes; accepted: at most {MAX_MESSAGE_BYTES:,}")
     try:
         message = json.loads(raw)
     except (ValueError, RecursionError) as exc:
         raise ValueError(f"not JSON: {type(exc).__name__}") from exc
     envelope = _object(message, "the message")
     headers = _object(envelope.get("headers"), "headers")
+    if found := next(filter(_NAMES_A_WAY.search, headers), None):
+        raise ValueError(f"header {found[:80]!r}; accepted: none with an address or a key")
     properties = _object(envelope.get("properties"), "properties")
     delivery = _object(properties.get("delivery_info"), "delivery_info")
     if not all(isinstance(delivery.get(name), str) for name in ("exchange", "routing_key")):
@@ -73,7 +87,9 @@ def _arguments(envelope: dict[str, Any], properties: dict[str, Any]) -> list[Any
     except (ValueError, binascii.Error, RecursionError) as exc:
         raise ValueError(f"a body that cannot be read: {type(exc).__name__}") from exc
     match body:
-        case [list() as arguments, dict(), dict()]:
+        case [list() as arguments, dict() as named, dict()]:
+            if named:
+                raise ValueError(f"argument {next(iter(named))[:80]!r} by name; accepted: none")
             return arguments
     raise ValueError("a body that is not [args, kwargs, embedded]")
 

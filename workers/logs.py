@@ -1,16 +1,21 @@
 """Logging: standard library, an event's name plus its `extra`, as text or as JSON.
 
 One line an event, whatever it holds: control characters are escaped, so that no prompt or reply can
-forge a line. Prompts and replies are never logged.
+forge a line, and secrets that this process knows are masked. Prompts and replies are never logged.
 """
 
 import json
 import logging
 import sys
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Literal
 
+from workers.masking import masked
+
 LogFormat = Literal["text", "json"]
+
+log = logging.getLogger(__name__)
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "data"}
 
@@ -38,6 +43,9 @@ class Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
+        return masked(self._line(record))
+
+    def _line(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         trouble = self.formatException(record.exc_info) if record.exc_info else None
@@ -45,9 +53,9 @@ class Formatter(logging.Formatter):
             ours = {"time": time, "level": record.levelname, "event": record.getMessage()}
             ours |= {"logger": record.name} | ({"trouble": trouble} if trouble else {})
             return json.dumps({name: _jsonable(value) for name, value in (extra | ours).items()})
-        facts = "".join(f" {name}={_plain(value)}" for name, value in extra.items())
-        head = f"{time} {record.levelname:<7} {_plain(record.getMessage())}{facts}"
-        below = "".join(f"\n    {_plain(line)}" for line in (trouble or "").splitlines())
+        facts = "".join(f" {name}={plain(value)}" for name, value in extra.items())
+        head = f"{time} {record.levelname:<7} {plain(record.getMessage())}{facts}"
+        below = "".join(f"\n    {plain(line)}" for line in (trouble or "").splitlines())
         return head + below
 
 
@@ -59,7 +67,8 @@ def _jsonable(value: object) -> object:
     return value
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
+    """A value as text in which nothing moves a cursor, ends a line or turns its direction."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode()
         for char in str(value)
@@ -71,5 +80,15 @@ def configure(log_format: LogFormat = "text", level: int = logging.INFO) -> None
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter(log_format))
     logging.basicConfig(handlers=[handler], level=level, force=True)
+    sys.excepthook = _tell_of_the_end
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+def _tell_of_the_end(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """What nobody caught is told in the same form, so that it cannot show what others may not."""
+    if isinstance(error, KeyboardInterrupt):
+        return
+    log.critical("process.broke", exc_info=(kind, error, trace))

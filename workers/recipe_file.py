@@ -34,7 +34,10 @@ from workers.recipe import (
 SHIPPED = Path(__file__).parent / "recipes"
 
 #: Keys whose value may be a secret written in the wrong place: never echoed.
-UNSPOKEN = frozenset({"api_key_env", "base_url", "proxy"})
+UNSPOKEN = frozenset({"api_key_env", "api_url", "base_url", "proxy"})
+
+#: Bytes of the largest recipe that is read.
+MAX_BYTES = 1_000_000
 
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -79,7 +82,7 @@ def load(name: str) -> Recipe:
     """
     path = find(name)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        data = yaml.load(_text(path), Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except (OSError, UnicodeDecodeError, RecursionError) as exc:
         raise RecipeError(f"{path}: cannot be read: {exc}") from exc
     except yaml.MarkedYAMLError as exc:
@@ -95,6 +98,16 @@ def load(name: str) -> Recipe:
     except ValidationError as exc:
         raise RecipeError(f"{path}: {explain(exc)}") from None
     return _at(recipe, path.resolve().parent)
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise RecipeError(
+            f"{path}: more than {MAX_BYTES:,} bytes; accepted: a recipe of at most as many"
+        )
+    return raw.decode()
 
 
 def _at(recipe: Recipe, folder: Path) -> Recipe:

@@ -7,7 +7,7 @@ password are masked in every repr.
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,6 +20,8 @@ DATABASE_SCHEMES = ("sqlite", "postgresql+psycopg")
 _IN_MEMORY = ("", ":memory:")
 MIN_VISIBILITY_TIMEOUT_S = 3.0
 _TOKENS = ("HF_TOKEN", "ARGILLA_API_KEY")
+#: URLs in which someone may have written a password, all the same.
+_URLS = ("HF_ENDPOINT", "ARGILLA_API_URL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 #: A shorter one would be found in texts that have nothing to do with it.
 MIN_SECRET_CHARACTERS = 8
 DEFAULT_DATABASE = "sqlite:///prefmill-data/ledger.db"
@@ -165,15 +167,20 @@ def secrets(recipe: Recipe) -> frozenset[str]:
     found = {os.environ.get(name, "").strip() for name in (*variables, *_TOKENS)}
     settings = read_settings()
     for url in (settings.broker_url, settings.database_url):
-        found.add(_password(url.get_secret_value()) if url is not None else "")
+        found |= _passwords(url.get_secret_value() if url is not None else "")
+    for name in _URLS:
+        found |= _passwords(os.environ.get(name, "")) | _passwords(os.environ.get(name.lower(), ""))
     return frozenset(value for value in found if len(value) >= MIN_SECRET_CHARACTERS)
 
 
-def _password(url: str) -> str:
+def _passwords(url: str) -> set[str]:
+    """The password of a URL as it is written there and as it is meant, and one in its query."""
     try:
-        return urlsplit(url).password or ""
+        parts = urlsplit(url)
     except ValueError:
-        return ""
+        return set()
+    written = parts.password or ""
+    return {written, unquote(written), *parse_qs(parts.query).get("password", ())}
 
 
 def argilla_access(recipe: Recipe) -> tuple[str, str]:

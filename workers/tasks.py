@@ -31,6 +31,7 @@ from workers.flow import publish
 from workers.grouping import by_prompt
 from workers.ledger import Work
 from workers.liveness import Death
+from workers.masking import masked
 from workers.messages import (
     DELIVER,
     GENERATE,
@@ -168,7 +169,7 @@ def _ending(task: Task, mill: Worker, batch: Batch | None) -> Iterator[None]:
     except Exception as exc:
         # The edge: a bug must neither be lost nor spin. The reconciler publishes the batch again.
         log.exception("task.broke", extra={"task": task.request.id})
-        error = f"{type(exc).__name__}: {exc}"
+        error = masked(f"{type(exc).__name__}: {exc}")
         mill.broker.set_aside(str(task.request.id), f"broke: {error}", task.name)
         if batch is not None:
             with suppress(LedgerError):

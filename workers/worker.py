@@ -19,9 +19,10 @@ from workers.doors import Doors
 from workers.errors import LedgerError, RecipeError
 from workers.ledger import Ledger
 from workers.liveness import Liveness
+from workers.masking import hide
 from workers.recipe import LOCAL_MODEL_URL, Recipe
 from workers.recipe_file import load
-from workers.settings import Settings, api_keys, read_settings
+from workers.settings import Settings, api_keys, read_settings, secrets
 
 if TYPE_CHECKING:
     from workers.delivery import Ticking
@@ -128,6 +129,7 @@ def open_worker(settings: Settings, queues: Iterable[str]) -> Worker:
     Raises: ConfigurationError, also if the key of an endpoint that they call is not set.
     """
     recipe = load(settings.recipe)
+    hide(secrets(recipe))
     for name, endpoint in recipe.endpoints.items():
         if endpoint.base_url == LOCAL_MODEL_URL:
             raise RecipeError(

@@ -4,6 +4,8 @@ import asyncio
 import email.utils
 import gzip
 import json
+import tracemalloc
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -427,3 +429,42 @@ def test_whatever_the_reply_nothing_but_a_failed_call_escapes(reply: object, sta
 @given(st.binary(max_size=60))
 def test_whatever_the_bytes_they_are_never_taken_for_text(raw: bytes) -> None:
     assert failure(replying(raw)).reason == "malformed_reply"
+
+
+def test_a_packed_reply_is_unpacked_up_to_the_limit_and_no_further() -> None:
+    packer = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(256)) + packer.flush()
+    assert len(packed) < MAX_REPLY_BYTES / 8
+
+    class Stream(httpx.AsyncByteStream):
+        async def __aiter__(self) -> Any:
+            yield packed
+
+    tracemalloc.start()
+    headers = {"Content-Encoding": "gzip"}
+    failed = failure(lambda _request: httpx.Response(200, stream=Stream(), headers=headers))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (failed.reason, failed.retriable) == ("malformed_reply", False)
+    assert failed.detail == f"more than {MAX_REPLY_BYTES} bytes"
+    assert most < 3 * MAX_REPLY_BYTES
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "deflate", "gzip, gzip", "\x1b[2k"])
+def test_a_coding_that_was_not_asked_for_is_not_unpacked(coding: str) -> None:
+    class Stream(httpx.AsyncByteStream):
+        async def __aiter__(self) -> Any:
+            yield b"packed"
+
+    headers = {"Content-Encoding": coding}
+    failed = failure(lambda _request: httpx.Response(200, stream=Stream(), headers=headers))
+    assert failed.detail == f"content-encoding {coding!r}; accepted: gzip"
+
+
+def test_a_key_that_a_model_writes_into_its_answer_is_masked_however_it_is_escaped() -> None:
+    key = "sk-secret"
+    escaped = "".join(f"\\u{ord(letter):04x}" for letter in key)
+    for written in (key, escaped):
+        raw = b'{"model": "KEY", "choices": [{"message": {"content": "see KEY"}}]}'
+        answer = ask(replying(raw.replace(b"KEY", written.encode())), key=key)
+        assert (answer.text, answer.model) == ("see ***", "***")

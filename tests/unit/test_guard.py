@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
-from workers.guard import KEPT_CHARACTERS, guarded
+from workers.guard import KEPT_CHARACTERS, MAX_MESSAGE_BYTES, guarded
 
 QUEUE = "mill.v1.judge"
 BATCH = {"run": "mill", "recipe_hash": "h", "id": "b"}
 
 
-def message(task: str, arguments: object, **changes: Any) -> bytes:
-    body = json.dumps([arguments, {}, {"chord": None}]).encode()
+def message(
+    task: str, arguments: object, named: dict[str, str] | None = None, **changes: Any
+) -> bytes:
+    body = json.dumps([arguments, named or {}, {"chord": None}]).encode()
     whole = {
         "body": base64.b64encode(body).decode(),
         "content-encoding": "utf-8",
@@ -86,6 +88,20 @@ def test_a_message_of_ours_passes_as_it_came(task: str, arguments: list[Any]) ->
         (message("prefmill.judge", [{}, {**BATCH, "more": "x"}]), "another version than v1"),
         (message("prefmill.judge", [{}, {"run": "mill"}]), "another version than v1"),
         (message("prefmill.judge", [{}, {**BATCH, "id": 7}]), "ids are no text"),
+        (message("prefmill.judge", [{}, {**BATCH, "base_url": "http://h"}]), "another version"),
+        (message("prefmill.generate", [BATCH, "a", "http://h"]), "has other arguments"),
+        (
+            message("prefmill.judge", [{}, BATCH], named={"base_url": "http://h"}),
+            "'base_url' by name",
+        ),
+        (
+            message(
+                "prefmill.judge",
+                [{}, BATCH],
+                headers={"task": "prefmill.judge", "id": "b.step", "api_key": "sk"},
+            ),
+            "header 'api_key'; accepted: none with an address or a key",
+        ),
     ],
 )
 def test_what_no_worker_can_work_on_is_set_aside_with_the_reason(raw: bytes, why: str) -> None:
@@ -98,3 +114,20 @@ def test_what_no_worker_can_work_on_is_set_aside_with_the_reason(raw: bytes, why
 def test_a_large_message_is_kept_in_part() -> None:
     text, _, _ = set_aside(b"x" * 1_000_000)
     assert len(text) == KEPT_CHARACTERS
+
+
+def test_a_message_that_is_too_large_is_not_even_read() -> None:
+    text, why, _ = set_aside(b"[" + b" " * MAX_MESSAGE_BYTES)
+    assert why == f"{MAX_MESSAGE_BYTES + 1:,} bytes; accepted: at most {MAX_MESSAGE_BYTES:,}"
+    assert len(text) == KEPT_CHARACTERS
+
+
+def test_headers_of_beat_and_of_tracing_are_let_through() -> None:
+    headers = {
+        "task": "prefmill.reconcile",
+        "id": "x",
+        "celery_beat_task": True,
+        "traceparent": "0",
+    }
+    raw = message("prefmill.reconcile", [], headers=headers)
+    assert guarded(raw, QUEUE) is raw

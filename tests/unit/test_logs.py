@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.logs import Formatter, LogFormat
+from workers.masking import hide
 
 FORGED = "x\n2026-01-01T00:00:00.000+00:00 ERROR   forged\r\x1b[2K\x1b[31m\u2028\u0085\0\x07\u202e"
 FORMATS: tuple[LogFormat, ...] = ("text", "json")
@@ -102,3 +103,18 @@ def test_a_fact_cannot_take_the_place_of_the_events_level() -> None:
 
 def test_a_mapping_with_any_keys_can_be_logged() -> None:
     line("json", counts={("a", 1): 2})
+
+
+@pytest.mark.parametrize("log_format", FORMATS)
+@pytest.mark.parametrize("secret", ["sk-hidden-1", 'sk"hidden\\2', "sk-'hidden'-3"])
+def test_a_hidden_value_is_masked_wherever_it_stands(log_format: LogFormat, secret: str) -> None:
+    hide([secret])
+    error = ValueError(secret, {"key": secret})
+    try:
+        raise error
+    except ValueError:
+        told = line(log_format, f"see {secret}", url=f"https://me:{secret}@h", because=[error])
+        told += line(log_format, exc_info=sys.exc_info())
+    for written in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]):
+        assert written not in told
+    assert "***" in told

@@ -10,7 +10,7 @@ import yaml
 
 from workers.errors import RecipeError
 from workers.recipe import LOCAL_MODEL_URL, Recipe
-from workers.recipe_file import load, shipped
+from workers.recipe_file import MAX_BYTES, load, shipped
 
 SECRET = "hf-NeverPrintMe"
 
@@ -145,7 +145,7 @@ def test_what_is_no_mapping_in_yaml_is_refused(
     [
         ("colour", "red", ["colour: unknown key", "accepted: name, seed, source"]),
         ("argilla", {"url": "x"}, ["argilla.url: unknown key", "api_url, workspace, dataset"]),
-        ("argilla", {"api_url": "ftp://x"}, ["argilla.api_url: 'ftp://x'", "http://"]),
+        ("argilla", {"api_url": "ftp://x"}, ["argilla.api_url: accepted", "http://"]),
         ("hub", {}, ["hub.repo_id: missing, and required"]),
         ("hub", {"repo_id": "it"}, ["hub.repo_id: 'it'", "owner/name"]),
         ("hub", {"repo_id": "me/../it"}, ["hub.repo_id: 'me/../it'", "owner/name"]),
@@ -245,6 +245,7 @@ def test_a_mistake_is_told_by_its_key_its_value_and_what_is_accepted(
         ("endpoints.here.api_key_env", [SECRET]),
         ("endpoints.here.api_key", SECRET),
         ("endpoints.here.proxy", f"http://me:{SECRET}@proxy.example"),
+        ("argilla", {"api_url": f"https://me:{SECRET}@argilla.example"}),
     ],
 )
 def test_a_secret_in_the_wrong_place_is_not_repeated(
@@ -470,3 +471,8 @@ def test_a_judge_that_is_a_generator_as_well_is_warned_of() -> None:
     assert list(recipe_of(BASE).warnings()) == []
     (told,) = recipe_of(with_value("judges.0.model", "model-b")).warnings()
     assert told.startswith("judges[0].model: j shares model-b with generator b")
+
+
+def test_a_recipe_of_more_than_a_megabyte_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path, as_yaml(with_value("name", "x")) + "#" * MAX_BYTES)
+    assert "more than 1,000,000 bytes; accepted" in message

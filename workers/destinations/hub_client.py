@@ -30,6 +30,8 @@ from workers.errors import DestinationAway, DestinationRefused, PrefmillError
 CONNECT_TIMEOUT_S = 10.0
 #: The longest wait that a reply may ask for, in seconds.
 LONGEST_WAIT_S = 600.0
+#: Redirects that are followed in a row.
+REDIRECTS = 5
 #: What is kept of a reply's text, in characters.
 SAID = 300
 
@@ -130,7 +132,7 @@ class _Client(httpx2.Client):
         timeout = httpx2.Timeout(caller.timeout_s, connect=min(CONNECT_TIMEOUT_S, caller.timeout_s))
         request.extensions = {**request.extensions, "timeout": timeout.as_dict()}
         try:
-            response = super().send(request, **options)
+            response = self._sent(request, caller, options)
         except (httpx2.UnsupportedProtocol, OfflineModeIsEnabled):
             raise
         except (httpx2.HTTPError, OSError, RuntimeError) as exc:
@@ -138,6 +140,27 @@ class _Client(httpx2.Client):
         if response.is_error:
             raise _error(response, caller)
         return response
+
+    def _sent(
+        self, request: httpx2.Request, caller: Caller, options: dict[str, Any]
+    ) -> httpx2.Response:
+        """The reply, after redirects within the host: rows and token go to no other one."""
+        timeout = request.extensions["timeout"]
+        for _ in range(REDIRECTS):
+            response = super().send(request, **{**options, "follow_redirects": False})
+            if response.next_request is None:
+                return response
+            there = response.next_request.url
+            if (there.scheme, there.netloc) != (request.url.scheme, request.url.netloc):
+                raise caller.refused(
+                    "HF_ENDPOINT",
+                    f"it sends {request.method} {request.url.path} on to {there.host}",
+                    "the address of the Hub itself",
+                )
+            response.close()
+            request = response.next_request
+            request.extensions = {**request.extensions, "timeout": timeout}
+        raise caller.away(f"more than {REDIRECTS} redirects")
 
 
 def _error(response: httpx2.Response, caller: Caller) -> PrefmillError:
