@@ -42,7 +42,7 @@ AT_BROKER = AtBroker(
     1,
     [Room("mock", None, 30, 192), Room("mock", "a", 20, 64), Room("mock", "b", 10, 64)],
     [Shut("mock", "model-b", "not_found", "a detail", 0.0, 0.0)],
-    [Sign("x", "host", 1, ("mill.v1.judge", "mill.v0.judge"), 1, 0.0)],
+    [Sign("x", "host", 1, ("mill.v1.judge", "mill.v0.judge"), 1, 0.0, 60.0)],
 )
 
 
