@@ -114,7 +114,7 @@ def _argilla(recipe: Recipe) -> str:
 
 
 def _hub(recipe: Recipe) -> str:
-    return "is there" if open_hub(recipe).exists() else "answers; the repository will be made"
+    return "is there" if open_hub(recipe).find() else "answers; the repository will be made"
 
 
 def _planned(recipe: Recipe) -> str:

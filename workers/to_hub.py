@@ -128,10 +128,12 @@ class ToHub:
 
     def _look(self) -> str:
         """The newest commit, in a repository that holds no data but this run's."""
-        if self._outbox.files(DELIVERED) and not self._repository.exists():
-            log.warning("deliver.hub_is_empty", extra={"run": self._recipe.name})
-            self._outbox.missed()  # first, so that a kill in between forgets nothing
-        head = self._repository.head(create=True)
+        head = self._repository.find()
+        if head is None:
+            if self._outbox.files(DELIVERED):
+                log.warning("deliver.hub_is_empty", extra={"run": self._recipe.name})
+                self._outbox.missed()  # first, so that a kill in between forgets nothing
+            head = self._repository.head(create=True)
         if self._outbox.files(DELIVERED, LEAVING):
             return head  # it was looked at before the first shard went there
         ours = {file.path for file in self._outbox.files(SEALED, ARRIVING)}

@@ -88,15 +88,14 @@ class HubRepository:
                 raise away from None
         return self._head()
 
-    def exists(self) -> bool:
-        """Whether the repository is there already."""
+    def find(self) -> str | None:
+        """The sha of `main`; None if there is no such repository."""
         from workers.destinations.hub_client import RepositoryMissing
 
         try:
-            self._head()
+            return self._head()
         except RepositoryMissing:
-            return False
-        return True
+            return None
 
     def paths(self, revision: str) -> list[str]:
         """All files of a revision."""
