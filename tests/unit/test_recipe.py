@@ -92,7 +92,9 @@ def test_the_local_recipe_needs_no_key_and_its_prompts_are_there() -> None:
 
 
 def test_a_recipe_that_is_nowhere_is_refused_with_the_shipped_names(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="shipped recipes: compose, local, tutorial"):
+    with pytest.raises(
+        RecipeError, match=r"no such file; shipped recipes: compose, local, tutorial"
+    ):
         load(str(tmp_path / "absent.yaml"))
 
 
