@@ -10,7 +10,9 @@ WORKDIR /build
 # file system of a container cannot be written.
 COPY pyproject.toml LICENSE README.md ./
 RUN uv sync --quiet --no-dev --no-install-project --extra local --extra postgres --extra flower \
- && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/prefmill/lib
+ && cd /opt/prefmill/lib/python3*/site-packages \
+ && rm -rf pandas/tests pyarrow/tests pyarrow/include \
+ && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash .
 COPY workers ./workers
 COPY producer ./producer
 # Not editable: the final stage needs no source.
@@ -22,7 +24,7 @@ FROM python:3.12-slim
 # libgomp1 is what llama.cpp was linked with; slim images leave it out.
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends libgomp1 >/dev/null \
- && rm -rf /var/lib/apt/lists/* \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
  && groupadd --gid 10001 prefmill \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin prefmill \
  && install --directory --owner 10001 --group 10001 /data /var/cache/prefmill

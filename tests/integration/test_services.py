@@ -226,11 +226,11 @@ def test_the_services_work_with_their_own_command_lines_rights_and_credentials(
         for name in (*WORKERS, "beat", "producer"):
             fleet.serve(name)
         # One dies with messages in hand: another one's redelivery must be allowed as well.
-        eventually(lambda: llm.stats()["models"], within_s=20, what="a call\n" + fleet.logs())
+        eventually(lambda: llm.stats()["models"], within_s=45, what="a call\n" + fleet.logs())
         fleet.processes["generate-cool"].kill()
         fleet.processes["generate-cool"].wait()
         fleet.serve("generate-cool")
-        eventually(lambda: _ended(fleet, 12), within_s=40, what="12 outcomes\n" + fleet.logs())
+        eventually(lambda: _ended(fleet, 12), within_s=45, what="12 outcomes\n" + fleet.logs())
         assert "is paused" in fleet.exec("producer", "pause")
         assert "goes on" in fleet.exec("producer", "resume")
         assert "0 failed prompts" in fleet.exec("producer", "failures")
