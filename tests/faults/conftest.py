@@ -21,6 +21,15 @@ def server() -> Iterator[Server]:
             stop([one.valkey.child], grace_s=5)
 
 
+@pytest.fixture(params=["postgresql", pytest.param("sqlite", marks=pytest.mark.chaos)])
+def fleet_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind, SQLite only where all faults are tried."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.chaos)])
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database of each kind, PostgreSQL only where all faults are tried."""

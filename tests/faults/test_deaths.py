@@ -17,11 +17,11 @@ SLOTS = 8
 
 @pytest.mark.timeout(240)
 def test_a_worker_killed_in_the_middle_of_its_batches_costs_no_row_and_no_answer(
-    tmp_path: Path, broker_url: str, database_url: str
+    tmp_path: Path, broker_url: str, fleet_url: str
 ) -> None:
     with LlmServer(latency="fixed:0.4", slots=SLOTS) as llm:
         data = recipe(llm.base_url, {"file": "prompts.jsonl"})
-        urls = {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": database_url}
+        urls = {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": fleet_url}
         with fleet(tmp_path, data, **urls) as one:
             one.begin(*ROLES)
             one.enqueue(PROMPTS)
@@ -43,11 +43,11 @@ def test_a_worker_killed_in_the_middle_of_its_batches_costs_no_row_and_no_answer
 
 @pytest.mark.timeout(240)
 def test_a_fleet_killed_as_a_whole_goes_on_where_it_was(
-    tmp_path: Path, broker_url: str, database_url: str
+    tmp_path: Path, broker_url: str, fleet_url: str
 ) -> None:
     with LlmServer(latency="fixed:0.4", slots=SLOTS) as llm:
         data = recipe(llm.base_url, {"file": "prompts.jsonl"})
-        urls = {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": database_url}
+        urls = {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": fleet_url}
         with fleet(tmp_path, data, **urls) as one:
             one.begin(*ROLES)
             one.enqueue(PROMPTS)

@@ -208,8 +208,12 @@ def test_an_answer_that_was_under_way_when_a_key_expired_blames_no_other_call(
             assert len(_said(one, "endpoint.paused")) == 1
 
 
-def test_a_judge_that_fails_now_and_then_costs_only_the_prompts_it_failed(tmp_path: Path) -> None:
-    number, share = 1000, 0.05
+@pytest.mark.parametrize(
+    ("number", "share"), [(300, 0.1), pytest.param(1000, 0.05, marks=pytest.mark.chaos)]
+)
+def test_a_judge_that_fails_now_and_then_costs_only_the_prompts_it_failed(
+    tmp_path: Path, number: int, share: float
+) -> None:
     faults = JudgeFaults(share, share, share)
     write_prompts(tmp_path / "prompts.jsonl", number)
     expected: dict[str, set[str]] = {"clean": set(), "equal": set(), "500": set(), "bad": set()}
@@ -230,7 +234,7 @@ def test_a_judge_that_fails_now_and_then_costs_only_the_prompts_it_failed(tmp_pa
         status, rows, failures = one.status(), one.rows(), _failures(one)
         drawn = llm.stats()["models"]["judge-model"]["faults"]
     print({kind: len(texts) for kind, texts in expected.items()}, drawn, json.dumps(status))
-    assert all(len(texts) > 20 for texts in expected.values())
+    assert all(len(texts) > 15 for texts in expected.values())
     assert set(JUDGE_FAULTS) < set(drawn)
     paired = _instructions(rows)
     assert len(paired) == len(set(paired)) == status["rows"]

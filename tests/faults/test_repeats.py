@@ -28,9 +28,9 @@ def _waiting(client: "redis.Redis", one: Fleet, queue: str, count: int) -> list[
 
 @pytest.mark.timeout(180)
 def test_a_header_that_comes_twice_with_another_text_fills_its_slot_once(
-    tmp_path: Path, broker_url: str, database_url: str
+    tmp_path: Path, broker_url: str, fleet_url: str
 ) -> None:
-    urls = {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": database_url}
+    urls = {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": fleet_url}
     with LlmServer(latency="fixed:0.02") as llm, _client(broker_url) as client:
         data = recipe(llm.base_url, {"file": "prompts.jsonl"})
         with fleet(tmp_path, data, **urls) as one:
@@ -65,9 +65,9 @@ def test_a_header_that_comes_twice_with_another_text_fills_its_slot_once(
 
 @pytest.mark.timeout(180)
 def test_bodies_that_come_twice_at_once_on_two_workers_make_one_row(
-    tmp_path: Path, broker_url: str, database_url: str
+    tmp_path: Path, broker_url: str, fleet_url: str
 ) -> None:
-    urls = {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": database_url}
+    urls = {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": fleet_url}
     with LlmServer(latency="fixed:0.02") as llm, _client(broker_url) as client:
         data = recipe(llm.base_url, {"file": "prompts.jsonl"})
         with fleet(tmp_path, data, **urls) as one:

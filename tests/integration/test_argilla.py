@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from tests.argilla_server import ADMIN_KEY, ANNOTATOR_KEYS, WORKSPACE, ArgillaServer
-from workers.annotation import Answer, Record, field_names, record
+from workers.annotation import Record, field_names, record
+from workers.curation import Answer
 from workers.destinations.argilla import ArgillaDataset
 from workers.destinations.argilla_api import access_headers
 from workers.errors import DestinationAway, DestinationRefused

@@ -276,7 +276,7 @@ def test_no_secret_is_shown_by_anything_that_holds_one(
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(canary_recipe(llm, "http://127.0.0.1:9")))
     monkeypatch.setenv("PREFMILL_RECIPE", str(path))
-    worker = open_worker(read_settings())
+    worker = open_worker(read_settings(), ["generate.a", "generate.b", "judge"])
     held = [worker, worker.settings, worker.recipe, worker.broker, worker.doors, worker.liveness]
     held += [worker.calls, worker.calls.admission, worker.calls._client("mock")]
     held += [open_argilla(worker.recipe), open_hub(worker.recipe)]

@@ -104,13 +104,13 @@ def test_waiting_for_a_worker_is_no_failure_and_costs_no_call_twice(
     tmp_path: Path, llm: LlmServer, broker_url: str
 ) -> None:
     write_prompts(tmp_path / "prompts.jsonl", 30)
-    data = recipe(llm.base_url, {"file": "prompts.jsonl"}, fleet={"deadline": 5})
+    data = recipe(llm.base_url, {"file": "prompts.jsonl"}, fleet={"deadline": 3})
     with mill(tmp_path, data, PREFMILL_BROKER_URL=broker_url) as fleet:
         _workers(fleet, "generate.a", "judge", "sink")
         fleet.start("beat")
         assert fleet.call("enqueue").returncode == 0
         since = time.monotonic()
-        eventually(lambda: time.monotonic() - since > 20, within_s=30, what="4 x deadline")
+        eventually(lambda: time.monotonic() - since > 12, within_s=30, what="4 x deadline")
         assert fleet.status()["in_flight"] == 30
         _workers(fleet, "generate.b")
         status = eventually(

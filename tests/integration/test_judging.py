@@ -160,14 +160,23 @@ def test_texts_that_speak_to_the_judge_change_no_rating(
         assert row["ratings"] == [true_rating(text) for text in row["generations"]]
 
 
+@pytest.mark.parametrize(
+    "policies",
+    [
+        [{"strategy": "all-pairs", "min_margin": 1.0, "ties": "keep-labelled"}],
+        pytest.param(
+            [
+                {"strategy": "max-random", "max_length_ratio": 1.02},
+                {"strategy": "all-pairs", "min_margin": 1.0, "ties": "keep-labelled"},
+            ],
+            marks=pytest.mark.chaos,
+        ),
+    ],
+)
 def test_a_rebuild_under_another_policy_equals_a_fresh_run_with_it(
-    tmp_path: Path, knowing: LlmServer
+    tmp_path: Path, knowing: LlmServer, policies: list[dict[str, Any]]
 ) -> None:
     first = {"strategy": "max-min", "ties": "drop"}
-    policies: list[dict[str, Any]] = [
-        {"strategy": "all-pairs", "min_margin": 1.0, "ties": "keep-labelled"},
-        {"strategy": "max-random", "max_length_ratio": 1.02},
-    ]
     data = recipe(knowing.base_url, {"file": "../prompts.jsonl"}, pairs=first, **QUICK)
     data["generators"][0]["samples"] = data["generators"][1]["samples"] = 2
     write_prompts(tmp_path / "prompts.jsonl", 30)
