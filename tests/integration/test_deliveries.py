@@ -306,7 +306,7 @@ def test_a_lost_answer_a_foreign_commit_and_a_busy_hub_still_make_every_row_once
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("times", [4, pytest.param(10, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.chaos)])
 def test_sigkill_during_delivery_again_and_again_makes_every_row_once(
     tmp_path: Path, hub: HubServer, argilla: ArgillaServer, llm: LlmServer, times: int
 ) -> None:
@@ -333,7 +333,7 @@ def test_sigkill_during_delivery_again_and_again_makes_every_row_once(
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
-@pytest.mark.parametrize("times", [12, pytest.param(50, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("times", [6, pytest.param(50, marks=pytest.mark.chaos)])
 def test_every_delivery_costs_the_same_however_much_is_there_already(
     tmp_path: Path,
     hub: HubServer,
