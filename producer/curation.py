@@ -23,7 +23,6 @@ from workers.ledger import Concluded, Curated, Ledger
 from workers.pairing import make_pairs
 from workers.recipe import Recipe
 from workers.records import Pair, Rejected, Slot
-from workers.to_argilla import open_argilla
 
 #: After so many answers there is a line of progress.
 TOLD_EVERY = 1_000
@@ -58,6 +57,8 @@ def pull(ledger: Ledger, recipe: Recipe, say: Callable[[str], None]) -> Pulled:
 
     Raises: DestinationAway, DestinationRefused, LedgerError.
     """
+    from workers.to_argilla import open_argilla  # every `enqueue` imports this module
+
     with open_argilla(recipe) as dataset:
         answers = list(_told(dataset.answers(), say))
         place = dataset.id

@@ -13,10 +13,10 @@ from importlib.metadata import version
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from workers.doors import Room, Shut
+from workers.entries import Backlog
 from workers.ledger import Counts
 from workers.liveness import Sign
 from workers.messages import queue
-from workers.outbox import Backlog
 from workers.recipe import Recipe
 from workers.records import FAILED, IN_FLIGHT, PAIRED, REJECTED, whole_characters
 

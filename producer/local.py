@@ -9,7 +9,6 @@ kept, and everything in flight is published at once.
 import logging
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,15 +27,16 @@ from producer.prompts import BadRow
 from producer.rebuild import warnings
 from producer.sources import row_count
 from producer.valkey import start_valkey
+from producer.watching import Feeding, Watch
 from workers.app import make_app
 from workers.broker import Broker
+from workers.database import shown
 from workers.doors import Doors
 from workers.errors import BrokerError, ConfigurationError, Interrupted, PrefmillError
 from workers.flow import publish
 from workers.ledger import Counts, Ledger
 from workers.recipe import LOCAL_MODEL_URL, Recipe
 from workers.settings import Settings, api_keys, check_destinations
-from workers.tables import shown
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +51,6 @@ RESTARTS = 8
 
 #: Seconds until messages of a worker that died come back, where the broker is the run's own.
 VISIBILITY_TIMEOUT_S = 6.0
-
-#: How often a run looks for endpoints that let no call in, in seconds.
-DOORS_S = 2.0
 
 #: Bad rows that are shown one by one.
 SHOWN_SKIPS = 10
@@ -209,9 +206,9 @@ class LocalRun:
         batches = ledger.rebatch(recipe.name, recipe.fleet.batch_size, lost=False)
         publish(app, ledger, recipe, batches)
         feed = Feed(app, ledger, recipe, limit=self.limit, on_skip=self._show_skip)
-        feeding = _Feeding(feed)
+        feeding = Feeding(feed)
         feeding.start()
-        watch = _Watch(doors, self.say)
+        watch = Watch(doors, self.say)
         restarts, finished = 0, 0
         try:
             with display(self._total()) as shown:
@@ -274,51 +271,6 @@ class LocalRun:
             self.say(f"skipped {row.where}: {row.reason}: {row.detail}")
         if self._skips == SHOWN_SKIPS:
             self.say("further bad rows are counted, not shown")
-
-
-@dataclass
-class _Watch:
-    """Says once when an endpoint lets no call in, and when it does again."""
-
-    doors: Doors
-    say: Callable[[str], None]
-    _told: dict[tuple[str, str | None, float], str] = field(default_factory=dict)
-    _looked_at: float = 0.0
-
-    def look(self) -> None:
-        """Look, if it is time. Short waits that an endpoint asked for are nobody's business."""
-        if time.monotonic() - self._looked_at < DOORS_S:
-            return
-        self._looked_at = time.monotonic()
-        shut = {
-            (door.endpoint, door.model, door.since): str(door)
-            for door in self.doors.shut()
-            if door.reason != "rate_limited"
-        }
-        for key in shut.keys() - self._told.keys():
-            self.say(f"{shut[key]}. Nothing is lost; it is tried again by itself")
-        for key in self._told.keys() - shut.keys():
-            self.say(f"no longer so: {self._told[key]}")
-        self._told = shut
-
-
-class _Feeding(threading.Thread):
-    """The feed, beside the loop that watches over it."""
-
-    def __init__(self, feed: Feed) -> None:
-        super().__init__(name="feed", daemon=True)
-        self._feed = feed
-        self.error: PrefmillError | None = None
-
-    def run(self) -> None:
-        """Feed; keep the error for the thread that watches."""
-        try:
-            self._feed.run()
-        except PrefmillError as exc:
-            self.error = exc
-        except Exception as exc:
-            log.exception("feed.broken")
-            self.error = PrefmillError(f"the feed broke: {type(exc).__name__}: {exc}")
 
 
 def with_local_model(recipe: Recipe, base_url: str) -> Recipe:

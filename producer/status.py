@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workers.doors import Doors
+from workers.entries import Backlog
 from workers.errors import BrokerError
 from workers.ledger import Counts, Ledger
-from workers.outbox import Backlog
 from workers.recipe import Recipe
 
 

@@ -4,7 +4,7 @@ Every call asks at the door first. One script on the Redis server, by its clock,
 that was paid for is handed out again; the same call under way elsewhere is waited for; an endpoint
 that turned calls away stays shut until one call tries it; and a lease in its limits is the leave to
 call. Leases end by themselves when their process dies. Scripts and reasons: `workers/lua`; names:
-`workers.keys`.
+`workers.keys`. Long because each of these ends is one branch of the same conversation.
 """
 
 import asyncio

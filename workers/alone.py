@@ -14,8 +14,8 @@ from pathlib import Path
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from workers.database import first_line
 from workers.errors import LedgerError
-from workers.tables import first_line
 
 #: After these seconds the server looks whether a session's host is still there, and again.
 _KEEPALIVE_S = 15

@@ -59,7 +59,7 @@ CONFIGURATION: dict[str, Any] = {
     "worker_enable_remote_control": False,
     # Our own log form, see workers.logs.
     "worker_hijack_root_logger": False,
-    "beat_scheduler": "workers.tasks:Beat",
+    "beat_scheduler": "workers.ticks:Beat",
     "enable_utc": True,
     "include": ["workers.tasks"],
 }

@@ -2,7 +2,7 @@
 
 Knows HTTP and the OpenAI-compatible wire form; knows nothing of retries, caches or prompts. Every
 way in which a call can go wrong becomes a `CallFailed` with one of `REASONS`, so that no error can
-ever be taken for text.
+ever be taken for text. All of them stand here, which makes it long.
 
     refused connection, DNS, TLS, reset             connection          asked again
     nothing whole within the deadline               timeout             asked again
@@ -19,7 +19,6 @@ ever be taken for text.
 """
 
 import asyncio
-import email.utils
 import json
 import ssl
 import time
@@ -34,6 +33,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from workers.errors import CallFailed
 from workers.records import whole_characters
+from workers.retry_after import retry_after
 
 REASONS = (
     "connection",
@@ -232,20 +232,6 @@ def _refused(status: int, headers: httpx.Headers, raw: bytes) -> CallFailed:
     if 300 <= status < 400:
         return CallFailed("redirected", detail)
     return CallFailed(_BY_STATUS.get(status, "bad_request"), detail)
-
-
-def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds that a Retry-After header asks to wait (RFC 9110: seconds or a date), if it does."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now
-        except (ValueError, OverflowError):
-            return None
-    return seconds if 0 <= seconds < float("inf") else None
 
 
 def _estimated_time(raw: bytes) -> float | None:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from workers.entries import Backlog
 from workers.errors import ConfigurationError, DestinationAway, DestinationRefused
 from workers.ledger import Ledger
-from workers.outbox import Backlog, Outbox
+from workers.outbox import Outbox
 from workers.recipe import Recipe
 from workers.to_argilla import ToArgilla
 from workers.to_hub import ToHub
@@ -72,7 +73,7 @@ class Delivery:
     def _way(self) -> ToArgilla | ToHub:
         if self.destination == "argilla":
             return ToArgilla(self.ledger, self.recipe, self.outbox)
-        return ToHub(self.ledger, self.recipe, self.outbox)
+        return ToHub(self.ledger, self.recipe)
 
     def _fill(self) -> None:
         """Now and then: what was made without this destination in the recipe waits as well."""

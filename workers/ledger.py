@@ -20,11 +20,13 @@ from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, t
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from workers import outbox
+from workers import entries
 from workers.alone import alone
+from workers.database import first_line, open_database
+from workers.entries import Backlog
 from workers.errors import ConfigurationError, LedgerError
 from workers.judging import flips
-from workers.outbox import Backlog, Outbox
+from workers.outbox import Outbox
 from workers.records import (
     FAILED,
     IN_FLIGHT,
@@ -44,12 +46,11 @@ from workers.records import (
     judgement_to_json,
     whole_characters,
 )
+from workers.sealed import SealedOutbox
 from workers.tables import (
     POSITION_CHARACTERS,
     calls,
     curated,
-    first_line,
-    open_database,
     pairs,
     prompts,
     runs,
@@ -199,6 +200,10 @@ class Ledger:
     def outbox(self, run: str, destination: str) -> Outbox:
         """The outbox of a run for one destination, by its name with its place."""
         return Outbox(self._transaction, self._insert, run, destination)
+
+    def sealed(self, run: str, destination: str) -> SealedOutbox:
+        """The same for a repository, with its shards."""
+        return SealedOutbox(self._transaction, self._insert, run, destination)
 
     def alone(self, name: str) -> AbstractContextManager[bool]:
         """Whether this is the only one within such a block, on whichever host; ends with a process.
@@ -478,7 +483,7 @@ class Ledger:
             if new:
                 _finish(connection, run, new)
                 self._enter_pairs(connection, run, new)
-                outbox.enter(connection, self._insert, run, destinations, new)
+                entries.enter(connection, self._insert, run, destinations, new)
                 uncounted = (_uncounted(outcome, known[outcome.key]) for outcome in new)
                 self._enter_calls(connection, run, uncounted)
         return len(new)
@@ -587,7 +592,7 @@ class Ledger:
                 connection.execute(delete(pairs).where(mine))
             self._enter_pairs(connection, run, new)
             numbers = {outcome.key: len(outcome.pairs) for outcome in new}
-            outbox.change(connection, self._insert, run, destinations, outbox.PAIRS, numbers)
+            entries.change(connection, self._insert, run, destinations, entries.PAIRS, numbers)
 
     def pair_policy(self, run: str) -> str | None:
         """The pair policy that a run's pairs were made by, as it was noted; None if none was."""
@@ -650,7 +655,7 @@ class Ledger:
             for key in sorted({*changed, *gone}):
                 mine = and_(curated.c.run == run, curated.c.key == key)
                 connection.execute(delete(curated).where(mine))
-            entries = [
+            said = [
                 {
                     "run": run,
                     "key": key,
@@ -661,11 +666,11 @@ class Ledger:
                 }
                 for key, one in sorted(changed.items())
             ]
-            if entries:
-                connection.execute(self._insert(curated), entries)
+            if said:
+                connection.execute(self._insert(curated), said)
             numbers = {key: len(one.pairs) for key, one in changed.items()}
             numbers |= dict.fromkeys(gone, 0)
-            outbox.change(connection, self._insert, run, destinations, outbox.HUMAN, numbers)
+            entries.change(connection, self._insert, run, destinations, entries.HUMAN, numbers)
         return len(numbers)
 
     # -- what people ask -----------------------------------------------------------------------
@@ -699,7 +704,7 @@ class Ledger:
             untied = and_(pairs.c.run == run, pairs.c.tie.is_(False))
             rows = connection.scalar(select(func.count()).where(untied)) or 0
             spent = connection.execute(select(calls).where(calls.c.run == run)).mappings().all()
-            deliveries = outbox.backlogs(connection, run, destinations or {})
+            deliveries = entries.backlogs(connection, run, destinations or {})
         reasons: dict[str, dict[str, int]] = defaultdict(dict)
         for state, reason, number in states:
             reasons[state][reason or ""] = number

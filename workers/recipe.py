@@ -2,7 +2,7 @@
 
 Every value is typed, frozen and checked. A recipe never holds a key, only the name of the variable
 that does. It knows nothing of brokers, databases or tokens: those are Settings; nor of files: those
-are `workers.recipe_file`.
+are `workers.recipe_file`. Long because it is the whole schema, and what a key may hold beside it.
 """
 
 import json

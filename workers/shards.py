@@ -17,19 +17,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from workers.entries import DELIVERED, HUMAN, PAIRS, SEALED, Entry
 from workers.errors import DestinationRefused, LedgerError
 from workers.gate import Refusal, why_refused, why_unsafe
 from workers.ledger import Judged, Ledger
-from workers.outbox import (
-    ARRIVING,
-    DELIVERED,
-    HUMAN,
-    PAIRS,
-    SEALED,
-    Entry,
-    File,
-)
-from workers.rows import CONFIGURATIONS, DEFAULT, FULL
+from workers.rows import CONFIGURATIONS, DEFAULT, FULL, default_row
+from workers.sealed import ARRIVING, File, SealedOutbox
 from workers.shapes import Shape, shape, source_schema
 
 #: Prompts that one shard holds at most.
@@ -67,10 +60,12 @@ class _Shard:
 class Shards:
     """The shards of one run for one repository."""
 
-    def __init__(self, ledger: Ledger, run: str, name: str, secrets: Collection[str] = ()) -> None:
-        """`name` is the destination's with its place; no row may hold one of `secrets`."""
+    def __init__(
+        self, ledger: Ledger, run: str, outbox: SealedOutbox, secrets: Collection[str] = ()
+    ) -> None:
+        """No row may hold one of `secrets`."""
         self._ledger, self._run, self._secrets = ledger, run, secrets
-        self._outbox = ledger.outbox(run, name)
+        self._outbox = outbox
 
     def shapes(self) -> dict[str, Shape]:
         """The shape of each configuration, by the run's source columns as they are now."""
@@ -168,8 +163,8 @@ class Shards:
         """The shards that hold these entries, one after the other; only one is in memory."""
         made = _Shard()
         for start in range(0, len(entries), PAGE):
-            for entry, rows in self._read(entries[start : start + PAGE], shapes):
-                self._add(made, entry, rows)
+            for entry, pairs, rows in self._read(entries[start : start + PAGE], shapes):
+                self._add(made, entry, pairs, rows)
                 if made.full:
                     yield made
                     made = _Shard()
@@ -178,8 +173,8 @@ class Shards:
 
     def _read(
         self, entries: Sequence[Entry], shapes: Mapping[str, Shape]
-    ) -> Iterator[tuple[Entry, dict[str, Rows]]]:
-        """Each entry with its rows, by configuration."""
+    ) -> Iterator[tuple[Entry, list[Judged], dict[str, Rows]]]:
+        """Each entry with its pairs and their rows, by configuration."""
         pairs = self._ledger.pairs_of(self._run, [e.key for e in entries if e.kind == PAIRS])
         human: dict[str, list[Judged]] = defaultdict(list)
         rated = [entry.key for entry in entries if entry.kind == HUMAN]
@@ -188,10 +183,12 @@ class Shards:
         for entry in entries:
             made, names = (human, (HUMAN,)) if entry.kind == HUMAN else (pairs, (DEFAULT, FULL))
             found = made.get(entry.key, [])
-            yield entry, {name: list(shapes[name].rows(found)) for name in names}
+            yield entry, found, {name: list(shapes[name].rows(found)) for name in names}
 
-    def _add(self, made: _Shard, entry: Entry, rows: Mapping[str, Rows]) -> None:
-        refused = self._refusal(rows)
+    def _add(
+        self, made: _Shard, entry: Entry, pairs: Sequence[Judged], rows: Mapping[str, Rows]
+    ) -> None:
+        refused = self._refusal(pairs, rows)
         if refused is not None:
             made.refused[entry] = f"{refused.reason}: {refused.detail}"
             return
@@ -200,7 +197,12 @@ class Shards:
         for name, some in rows.items():
             made.rows[name] += some
 
-    def _refusal(self, rows: Mapping[str, Rows]) -> Refusal | None:
+    def _refusal(self, pairs: Sequence[Judged], rows: Mapping[str, Rows]) -> Refusal | None:
+        for one in pairs:
+            if one.pair.tie:
+                row = default_row(one.prompt, one.pair)
+                if refused := why_refused(row, secrets=self._secrets, tie=True):
+                    return refused
         for name, some in rows.items():
             # A row of `full` is for people and for later questions, no trainer takes it as it is.
             look = why_unsafe if name == FULL else why_refused

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery import Task
-from celery.beat import Scheduler
 from celery.exceptions import Ignore, Reject
 from celery.signals import (
     setup_logging,
@@ -41,12 +40,11 @@ from workers.messages import (
     SET_ASIDE,
     SINK,
     Batch,
-    queue,
     short_name,
 )
 from workers.outcomes import conclude
 from workers.quarantine import Quarantine
-from workers.reconciler import interval_s, look_after
+from workers.reconciler import look_after
 from workers.records import (
     Generation,
     Judgement,
@@ -66,12 +64,6 @@ PAUSE_S = 2.0
 
 #: A suspect waits this long for room in its quarantine, in seconds, before it goes back.
 APART_S = 60.0
-
-#: How often is looked whether something should be delivered, in seconds.
-DELIVER_S = 10.0
-
-#: How long a round of beat may take, in seconds, beside its waits.
-BEAT_S = 120.0
 
 _stopping = threading.Event()
 _foreign: set[str] = set()
@@ -305,43 +297,3 @@ def _set_up_logging(**_: Any) -> None:
     """Celery leaves logging alone when someone answers this signal."""
     if not logging.getLogger().handlers:
         logs.configure()
-
-
-class Beat(Scheduler):  # type: ignore[misc]
-    """Celery's beat with its schedule in memory: nothing in it is worth a file."""
-
-    def tick(self, *args: Any, **kwargs: Any) -> Any:
-        """One round; returns the seconds to the next one."""
-        current().liveness.moved()
-        return super().tick(*args, **kwargs)
-
-    def close(self) -> None:
-        """Say good-bye."""
-        super().close()
-        current().liveness.close()
-
-    def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
-        """Publish a tick, unless the last one still waits: nobody may be there to take them."""
-        queue_name = entry.options["queue"]
-        if entry.task == DELIVER:
-            with suppress(BrokerError):
-                if current().broker.waiting().get(queue_name):
-                    return None
-        return super().apply_async(entry, *args, **kwargs)
-
-    def setup_schedule(self) -> None:
-        """What is to be done in time: look for what was lost, and deliver."""
-        mill = current()
-        recipe = mill.recipe
-        entries = {f"reconcile-{recipe.name}": _timed(RECONCILE, interval_s(recipe), "sink")}
-        for name in recipe.destinations:
-            every_s = min(DELIVER_S, mill.settings.deliver_every)
-            entries[f"deliver-{recipe.name}-{name}"] = _timed(DELIVER, every_s, "deliver", name)
-        self.merge_inplace(entries)
-        mill.liveness.begin("beat", patience_s=2 * interval_s(recipe) + BEAT_S)
-
-
-def _timed(task: str, every_s: float, short: str, *arguments: str) -> dict[str, Any]:
-    # A tick that waited longer than to the next one is worth nothing.
-    options = {"queue": queue(current().recipe.name, short), "expires": every_s}
-    return {"task": task, "schedule": every_s, "args": arguments, "options": options}

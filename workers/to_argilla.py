@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 from workers.annotation import Record, record
 from workers.destinations.argilla import ArgillaDataset
+from workers.entries import Entry
 from workers.errors import DestinationRefused
 from workers.ledger import Concluded, Ledger
-from workers.outbox import Entry, Outbox
+from workers.outbox import Outbox
 from workers.recipe import Recipe
 from workers.settings import argilla_access, hub_token_if_any
 

@@ -13,12 +13,13 @@ import pyarrow as pa
 
 from workers import card
 from workers.destinations.hub import HubRepository
+from workers.entries import DELIVERED, SEALED
 from workers.errors import DestinationAway, DestinationRefused
 from workers.gate import why_unsafe
 from workers.ledger import Ledger
-from workers.outbox import ARRIVING, DELIVERED, LEAVING, SEALED, File, Outbox
 from workers.recipe import Recipe
 from workers.rows import CONFIGURATIONS, DEFAULT
+from workers.sealed import ARRIVING, LEAVING, File
 from workers.settings import hub_endpoint, hub_token, secrets
 from workers.shards import Shards
 
@@ -42,10 +43,11 @@ def open_hub(recipe: Recipe) -> HubRepository:
 class ToHub:
     """Rows to a dataset repository, in shards."""
 
-    def __init__(self, ledger: Ledger, recipe: Recipe, outbox: Outbox) -> None:
-        assert recipe.hub is not None
-        self._ledger, self._recipe, self._outbox = ledger, recipe, outbox
-        self._shards = Shards(ledger, recipe.name, outbox.name, secrets(recipe))
+    def __init__(self, ledger: Ledger, recipe: Recipe) -> None:
+        self._ledger, self._recipe = ledger, recipe
+        self._secrets = secrets(recipe)
+        self._outbox = ledger.sealed(recipe.name, recipe.destinations["hub"])
+        self._shards = Shards(ledger, recipe.name, self._outbox, self._secrets)
         self._repository = open_hub(recipe)
 
     def prepare(self) -> None:
@@ -57,13 +59,13 @@ class ToHub:
     ) -> None:
         """Push what is sealed, then seal and push what waits; a compaction comes first."""
         head = self._look()  # before anything is fixed: a token that is refused seals nothing
-        self._push_compaction()
+        head = self._push_compaction(head)
         if compact and self._shards.compact(self._lost(head)):
-            self._push_compaction()
-        self._push_sealed()
+            head = self._push_compaction(head)
+        head = self._push_sealed(head)
         self._refuse_changed()
         while go_on() and self._seal():
-            self._push_sealed()
+            head = self._push_sealed(head)
             tell(f"{self._outbox.pending()} left")
 
     def _refuse_changed(self) -> None:
@@ -82,21 +84,26 @@ class ToHub:
                 return number
         return SHARDS
 
-    def _push_sealed(self) -> None:
+    def _push_sealed(self, head: str) -> str:
         while files := self._outbox.files(SEALED, limit=SHARDS):
-            self._push(files, [])
+            head = self._push(head, files, [])
             self._outbox.shards_delivered(file.number for file in files)
+        return head
 
-    def _push_compaction(self) -> None:
+    def _push_compaction(self, head: str) -> str:
         leaving = self._outbox.files(LEAVING)
         if leaving:
-            self._push(self._outbox.files(ARRIVING), leaving)
+            head = self._push(head, self._outbox.files(ARRIVING), leaving)
             self._outbox.compacted()
             self._outbox.fill()  # what the gate kept back is looked at, and said, as what waits
+        return head
 
-    def _push(self, files: Sequence[File], leaving: Sequence[File]) -> None:
-        """Bring the repository to hold these files and not those, in one commit if need be."""
-        head = self._repository.head()
+    def _push(self, head: str, files: Sequence[File], leaving: Sequence[File]) -> str:
+        """Bring the repository to hold these files and not those, in one commit if need be.
+
+        Returns the newest commit. If another one than `head` came meanwhile, the Hub refuses, and
+        everything is looked at anew.
+        """
         delivered = self._outbox.files(DELIVERED)
         last = [file for file in delivered if file.number == delivered[-1].number]
         asked = [file.path for file in (*files, *leaving, *last)]
@@ -114,7 +121,9 @@ class ToHub:
         if missing or gone:
             readme = self._card(self._repository.card(head), [*delivered, *files])
             add = self._contents(missing, readme)
-            self._repository.commit(head, add=add, delete=gone, message=_message(missing, gone))
+            message = _message(missing, gone)
+            return self._repository.commit(head, add=add, delete=gone, message=message)
+        return head
 
     def _contents(self, files: Sequence[File], readme: str) -> Iterator[tuple[str, bytes]]:
         for file in files:
@@ -174,7 +183,7 @@ class ToHub:
             rows[file.configuration] += file.rows
         for sample in (self._shards.sample(), None):
             text = self._rendered(existing, rows, sample)
-            refusal = why_unsafe({"card": text}, secrets=secrets(self._recipe))
+            refusal = why_unsafe({"card": text}, secrets=self._secrets)
             if refusal is None:
                 return text
         raise DestinationRefused(

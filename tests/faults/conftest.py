@@ -24,16 +24,17 @@ def server() -> Iterator[Server]:
 @pytest.fixture(params=["postgresql", pytest.param("sqlite", marks=pytest.mark.chaos)])
 def fleet_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database of each kind, SQLite only where all faults are tried."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
-    url: str = request.getfixturevalue("postgres_url")
-    return url
+    return _database(request, tmp_path)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.chaos)])
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database of each kind, PostgreSQL only where all faults are tried."""
+    return _database(request, tmp_path)
+
+
+def _database(request: pytest.FixtureRequest, folder: Path) -> str:
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
+        return f"sqlite:///{folder / 'ledger.db'}"
     url: str = request.getfixturevalue("postgres_url")
     return url

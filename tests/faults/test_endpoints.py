@@ -142,7 +142,7 @@ def test_a_key_that_expires_pauses_the_fleet_and_fails_no_prompt(
             refused = sum(_requests(llm).values())
             since = time.monotonic()
             eventually(
-                lambda: sum(_requests(llm).values()) > refused, within_s=24, what="a first probe"
+                lambda: sum(_requests(llm).values()) > refused, within_s=15, what="a first probe"
             )
             probed_s = time.monotonic() - since
             assert sum(_requests(llm).values()) == refused + 1
@@ -234,7 +234,7 @@ def test_a_judge_that_fails_now_and_then_costs_only_the_prompts_it_failed(
         status, rows, failures = one.status(), one.rows(), _failures(one)
         drawn = llm.stats()["models"]["judge-model"]["faults"]
     print({kind: len(texts) for kind, texts in expected.items()}, drawn, json.dumps(status))
-    assert all(len(texts) > 15 for texts in expected.values())
+    assert all(len(texts) > 20 for texts in expected.values())
     assert set(JUDGE_FAULTS) < set(drawn)
     paired = _instructions(rows)
     assert len(paired) == len(set(paired)) == status["rows"]

@@ -317,8 +317,12 @@ def test_sigkill_during_delivery_again_and_again_makes_every_row_once(
         made(there, number * 40, 40)
         process = there.one.start("sync")
         begun = len(hub.exchanges)
-        eventually(lambda so_far=begun: len(hub.exchanges) > so_far, within_s=30, what="a request")
-        time.sleep(rng.uniform(0.0, 1.4))
+        moment = rng.randint(1, 12)
+        eventually(
+            lambda n=begun + moment, p=process: len(hub.exchanges) >= n or p.poll() is not None,
+            within_s=30,
+            what=f"{moment} requests",
+        )
         seen.append((process.poll() is None, len(hub.exchanges) - begun))
         process.kill()
         process.wait()

@@ -5,25 +5,16 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from producer.columns import SourceColumns
+from workers.entries import DELIVERED, HUMAN, PAIRS, RECORD, SEALED, Entry
 from workers.errors import LedgerError
 from workers.ledger import Curated, Ledger
-from workers.outbox import (
-    ARRIVING,
-    DELIVERED,
-    GONE,
-    HUMAN,
-    LEAVING,
-    PAIRS,
-    RECORD,
-    SEALED,
-    Entry,
-)
 from workers.records import (
     PAIRED,
     REJECTED,
@@ -34,6 +25,7 @@ from workers.records import (
     Prompt,
     Rating,
 )
+from workers.sealed import ARRIVING, GONE, LEAVING
 from workers.shards import Shards
 
 RUN, HUB, ARGILLA = "run", "hub:me/set", "argilla:argilla/set"
@@ -88,12 +80,12 @@ def make(ledger: Ledger, *keys: str, names: tuple[str, ...] = (HUB, ARGILLA)) ->
 
 
 def shards_of(ledger: Ledger) -> Shards:
-    return Shards(ledger, RUN, HUB)
+    return Shards(ledger, RUN, ledger.sealed(RUN, HUB))
 
 
 def deliver(ledger: Ledger) -> None:
     """Seal and, as if it were sent, note as delivered all that waits."""
-    shards, outbox = shards_of(ledger), ledger.outbox(RUN, HUB)
+    shards, outbox = shards_of(ledger), ledger.sealed(RUN, HUB)
     while shards.seal():
         outbox.shards_delivered({file.number for file in outbox.files(SEALED)})
 
@@ -101,7 +93,7 @@ def deliver(ledger: Ledger) -> None:
 def chosen(ledger: Ledger, *states: str, configuration: str = "default") -> list[str]:
     """The chosen texts in files of these states, in the order of their shards."""
     found = []
-    for file in ledger.outbox(RUN, HUB).files(*states, content=True):
+    for file in ledger.sealed(RUN, HUB).files(*states, content=True):
         if file.configuration == configuration and file.content is not None:
             assert hashlib.sha256(file.content).hexdigest() == file.sha256
             rows = pq.read_table(pa.BufferReader(file.content)).to_pylist()
@@ -117,7 +109,7 @@ def test_an_outcome_waits_for_every_destination_once(ledger: Ledger) -> None:
         ledger.commit(RUN, batch, outcomes, (HUB, ARGILLA))
     backlogs = ledger.counts(RUN, NAMES).deliveries
     assert (backlogs["hub"].waiting, backlogs["argilla"].waiting) == (1, 2)
-    assert [entry.kind for entry in ledger.outbox(RUN, HUB).waiting(9)] == [PAIRS]
+    assert [entry.kind for entry in ledger.sealed(RUN, HUB).waiting(9)] == [PAIRS]
     assert {entry.kind for entry in ledger.outbox(RUN, ARGILLA).waiting(9)} == {RECORD}
 
 
@@ -136,7 +128,7 @@ def test_a_sealed_shard_is_the_same_file_each_time_it_is_read(ledger: Ledger) ->
     make(ledger, "a", "b")
     assert shards_of(ledger).seal()
     assert not shards_of(ledger).seal()
-    outbox = ledger.outbox(RUN, HUB)
+    outbox = ledger.sealed(RUN, HUB)
     first, second = (outbox.files(SEALED, content=True) for _ in range(2))
     assert first == second
     assert [file.path for file in first] == [
@@ -154,13 +146,13 @@ def test_kept_ties_are_rows_of_full_alone(ledger: Ledger) -> None:
     batch = accept(ledger, "t")
     ledger.commit(RUN, batch, [ended("t", pair("t", margin=0.0, tie=True))], (HUB,))
     assert shards_of(ledger).seal()
-    (file,) = ledger.outbox(RUN, HUB).files(SEALED)
+    (file,) = ledger.sealed(RUN, HUB).files(SEALED)
     assert (file.configuration, file.rows) == ("full", 1)
 
 
 def test_nothing_is_sealed_of_what_changed_while_it_was_read(ledger: Ledger) -> None:
     make(ledger, "a")
-    outbox = ledger.outbox(RUN, HUB)
+    outbox = ledger.sealed(RUN, HUB)
     (entry,) = outbox.waiting(9)
     ledger.replace_pairs(RUN, [ended("a", pair("a", margin=2.0))], (HUB,))
     assert not outbox.seal(0, [], {entry: 1})
@@ -173,9 +165,9 @@ def test_nothing_is_sealed_of_what_changed_while_it_was_read(ledger: Ledger) -> 
 def test_pairs_that_went_before_they_were_sealed_are_not_delivered(ledger: Ledger) -> None:
     make(ledger, "a", "b")
     ledger.replace_pairs(RUN, [ended("a")], (HUB,))
-    assert [entry.key for entry in ledger.outbox(RUN, HUB).waiting(9)] == ["b"]
+    assert [entry.key for entry in ledger.sealed(RUN, HUB).waiting(9)] == ["b"]
     ledger.replace_pairs(RUN, [ended("a", pair("a"))], (HUB,))
-    assert {entry.key for entry in ledger.outbox(RUN, HUB).waiting(9)} == {"a", "b"}
+    assert {entry.key for entry in ledger.sealed(RUN, HUB).waiting(9)} == {"a", "b"}
 
 
 def test_delivered_pairs_that_change_are_counted_until_a_compaction_replaced_them(
@@ -183,7 +175,7 @@ def test_delivered_pairs_that_change_are_counted_until_a_compaction_replaced_the
 ) -> None:
     make(ledger, "a", "b", "c")
     deliver(ledger)
-    outbox = ledger.outbox(RUN, HUB)
+    outbox = ledger.sealed(RUN, HUB)
     ledger.replace_pairs(RUN, [ended("a", pair("a", margin=2.0)), ended("b")], (HUB,))
     assert outbox.backlog().changed == 2
     assert shards_of(ledger).compact()
@@ -200,7 +192,7 @@ def test_delivered_pairs_that_change_are_counted_until_a_compaction_replaced_the
 def test_pairs_that_change_during_a_compaction_are_still_counted_after_it(ledger: Ledger) -> None:
     make(ledger, "a", "b")
     deliver(ledger)
-    outbox = ledger.outbox(RUN, HUB)
+    outbox = ledger.sealed(RUN, HUB)
     ledger.replace_pairs(RUN, [ended("a", pair("a", margin=2.0)), ended("b")], (HUB,))
     assert shards_of(ledger).compact()
     ledger.replace_pairs(RUN, [ended("a", pair("a", margin=3.0)), ended("b", pair("b"))], (HUB,))
@@ -214,7 +206,7 @@ def test_small_shards_become_one_in_their_order(ledger: Ledger) -> None:
     for key in "abcde":
         make(ledger, key)
         deliver(ledger)
-    outbox = ledger.outbox(RUN, HUB)
+    outbox = ledger.sealed(RUN, HUB)
     assert len(outbox.files(DELIVERED)) == 10
     assert shards_of(ledger).compact()
     assert chosen(ledger, ARRIVING) == [f"good {key}" for key in "abcde"]
@@ -229,7 +221,7 @@ def test_a_compaction_that_was_never_planned_to_its_end_is_forgotten(ledger: Led
     for key in "ab":
         make(ledger, key)
         deliver(ledger)
-    outbox = ledger.outbox(RUN, HUB)
+    outbox = ledger.sealed(RUN, HUB)
     assert shards_of(ledger).compact()
     planned = outbox.files(ARRIVING)
     outbox.abandon()
@@ -242,7 +234,7 @@ def test_a_compaction_that_was_never_planned_to_its_end_is_forgotten(ledger: Led
 def test_people_add_rows_and_their_second_thoughts_count_as_changes(ledger: Ledger) -> None:
     make(ledger, "a", "b")
     deliver(ledger)
-    outbox = ledger.outbox(RUN, HUB)
+    outbox = ledger.sealed(RUN, HUB)
     turned = Pair("bad a", "model-b", 5.0, "good a", "model-a", 1.0)
     assert ledger.curate(RUN, {"a": Curated(PEOPLE, (turned,))}, (HUB,)) == 1
     assert ledger.curate(RUN, {"a": Curated(PEOPLE, (turned,))}, (HUB,)) == 0
@@ -276,9 +268,9 @@ def test_a_record_is_sent_again_when_its_prompt_ends_otherwise(ledger: Ledger) -
 
 def test_a_row_that_holds_a_secret_stays_behind_with_the_reason(ledger: Ledger) -> None:
     make(ledger, "secretive", "b")
-    assert Shards(ledger, RUN, HUB, {"good secretive"}).seal()
+    assert Shards(ledger, RUN, ledger.sealed(RUN, HUB), {"good secretive"}).seal()
     assert chosen(ledger, SEALED) == ["good b"]
-    outbox = ledger.outbox(RUN, HUB)
+    outbox = ledger.sealed(RUN, HUB)
     ((key, why),) = outbox.refusals()
     assert key == "secretive"
     assert "secret" in why
@@ -288,7 +280,7 @@ def test_a_row_that_holds_a_secret_stays_behind_with_the_reason(ledger: Ledger) 
 
 
 def test_trouble_is_noted_and_cleared(ledger: Ledger) -> None:
-    outbox = ledger.outbox(RUN, HUB)
+    outbox = ledger.sealed(RUN, HUB)
     for trouble in ("away", "away", None):
         outbox.note_trouble(trouble)
         assert outbox.backlog().trouble == trouble
@@ -306,7 +298,7 @@ class Repository:
     """What a Hub would hold: files that are pushed and deleted as `to_hub` does it."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self.ledger, self.outbox = ledger, ledger.outbox(RUN, HUB)
+        self.ledger, self.outbox = ledger, ledger.sealed(RUN, HUB)
         self.files: dict[str, bytes] = {}
 
     def push(self, *, compact: bool) -> None:
@@ -394,10 +386,23 @@ def test_whatever_changes_meanwhile_the_repository_ends_with_the_ledgers_rows(
     assert errors == []
     for _ in range(3):
         repository.push(compact=True)
-    backlog = ledger.outbox(RUN, HUB).backlog()
+    backlog = ledger.sealed(RUN, HUB).backlog()
     assert (backlog.waiting, backlog.changed) == (0, 0)
     ours = [(one.pair.chosen, one.pair.rejected_rating) for one in ledger.pairs(RUN)]
     human = [(one.pair.chosen, one.pair.rejected_rating) for one in ledger.human_pairs(RUN)]
     assert repository.rows("default") == repository.rows("full") == sorted(ours)
     assert repository.rows("human") == sorted(human)
     assert backlog.delivered == len(ours) + len(human)
+
+
+def test_a_kept_tie_is_looked_at_as_well_before_it_leaves(ledger: Ledger) -> None:
+    batch = accept(ledger, "t", "u")
+    nameless = replace(pair("t", margin=0.0, tie=True), chosen_model="")
+    sound = pair("u", margin=0.0, tie=True)
+    ledger.commit(RUN, batch, [ended("t", nameless), ended("u", sound)], (HUB,))
+    assert shards_of(ledger).seal()
+    outbox = ledger.sealed(RUN, HUB)
+    assert [(file.configuration, file.rows) for file in outbox.files(SEALED)] == [("full", 1)]
+    ((key, why),) = outbox.refusals()
+    assert key == "t"
+    assert why.startswith("no_model")

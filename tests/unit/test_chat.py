@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.chat import MAX_REPLY_BYTES, REASONS, Completion, complete, retry_after
+from workers.chat import MAX_REPLY_BYTES, REASONS, Completion, complete
 from workers.errors import CallFailed
+from workers.retry_after import retry_after
 
 Handler = Callable[[httpx.Request], httpx.Response | Awaitable[httpx.Response]]
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Why?"}]}

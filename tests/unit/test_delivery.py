@@ -5,7 +5,7 @@ import time
 import pytest
 
 from workers.delivery import ENOUGH, due
-from workers.outbox import Backlog
+from workers.entries import Backlog
 
 
 @pytest.mark.parametrize("destination", ["argilla", "hub"])

@@ -15,10 +15,10 @@ from producer.looks import Look
 from producer.metrics import PATIENCE_S, Scrape
 from tests.mill import recipe
 from workers.doors import Room, Shut
+from workers.entries import Backlog
 from workers.errors import BrokerError
 from workers.ledger import CALL_COUNTS, JUDGE_COUNTS, Counts
 from workers.liveness import Sign
-from workers.outbox import Backlog
 from workers.recipe import Recipe
 
 ALERTS = Path(__file__).parents[2] / "docs/alerts.md"

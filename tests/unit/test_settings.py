@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from workers.database import open_database, shown
 from workers.errors import LedgerError, SettingsError
 from workers.recipe import Endpoint, Recipe
 from workers.settings import (
@@ -15,7 +16,6 @@ from workers.settings import (
     read_settings,
     sqlite_path,
 )
-from workers.tables import open_database, shown
 
 SECRET = "never-print-me"
 

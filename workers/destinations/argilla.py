@@ -8,7 +8,7 @@ again: the caller does.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +16,7 @@ from typing import Any, Self
 from workers.annotation import Record, rating_question, rationale_question, slot_of
 from workers.curation import Answer
 from workers.destinations.argilla_api import ArgillaApi, detail
+from workers.destinations.argilla_batches import Item, batches
 from workers.destinations.argilla_form import (
     FIELDS,
     GUIDELINES,
@@ -27,17 +28,12 @@ from workers.destinations.argilla_form import (
 )
 from workers.errors import DestinationAway, DestinationRefused
 
-#: What one request carries at most. The server takes 500 records, at 20 to 40 of them a second.
-MAX_RECORDS = 100
-MAX_BYTES = 4_000_000
-
 _UNFIT = frozenset({400, 413, 422})
 # argilla-server 2.8.0 stores a batch and then fails to index it (500, with this text) as long as
 # one of its records was discarded by somebody who had filled in nothing.
 _STORED_NOT_INDEXED = "'NoneType' object has no attribute 'items'"
 # Argilla's own client cannot list the workspaces of a server on which one has another name.
 _READABLE = re.compile(r"[A-Za-z0-9_-]+")
-_Item = tuple[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +116,7 @@ class ArgillaDataset:
         dataset = self._ready()
         unique = {record.id: record for record in records}
         refused: dict[str, str] = {}
-        for batch in _batches((one.id, _item(one, dataset)) for one in unique.values()):
+        for batch in batches((one.id, _item(one, dataset)) for one in unique.values()):
             refused |= self._upsert(dataset.id, batch)
         if refused:
             self._dataset = self._read()  # raises if it is the dataset that is no longer ours
@@ -246,7 +242,7 @@ class ArgillaDataset:
             if part["name"] not in have:
                 self._api.call("POST", f"datasets/{dataset}/{kind}", part, tolerate=tolerate)
 
-    def _upsert(self, dataset: str, batch: Sequence[_Item]) -> dict[str, str]:
+    def _upsert(self, dataset: str, batch: Sequence[Item]) -> dict[str, str]:
         """Send a batch, or its halves if it fails, so that one bad record stops no other."""
         body = b'{"items":[' + b",".join(item for _, item in batch) + b"]}"
         path = f"datasets/{dataset}/records/bulk"
@@ -282,20 +278,6 @@ def _item(record: Record, dataset: _Dataset) -> bytes:
         ],
     }
     return json.dumps(item).encode()
-
-
-def _batches(items: Iterable[_Item]) -> Iterator[list[_Item]]:
-    """The items in order, by at most so many and so many bytes; a larger one goes alone."""
-    batch: list[_Item] = []
-    size = 0
-    for item in items:
-        if batch and (len(batch) == MAX_RECORDS or size + len(item[1]) > MAX_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += len(item[1])
-    if batch:
-        yield batch
 
 
 def _answers(item: Mapping[str, Any]) -> Iterator[Answer]:

@@ -6,7 +6,6 @@ is asked twice here, no redirect is followed, and no proxy or netrc is taken fro
 keys go to the one host that was named.
 """
 
-import email.utils
 import json
 import time
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from workers.errors import DestinationAway, DestinationRefused
+from workers.retry_after import retry_after
 
 _AWAY = frozenset({408, 409, 425, 429})
 _LONGEST_DETAIL = 300
@@ -100,7 +100,7 @@ class ArgillaApi:
         status, said = response.status_code, detail(response)
         asked = f"{response.request.method} {response.request.url.path}"
         if status in _AWAY or status >= 500:
-            wait_s = _retry_after(response.headers.get("retry-after"), time.time())
+            wait_s = retry_after(response.headers.get("retry-after"), time.time())
             message = f"Argilla at {self.url} answers {asked} with {status}: {said}"
             return DestinationAway(message, retry_after_s=wait_s)
         if status == 401:
@@ -165,17 +165,3 @@ def _why(exc: httpx.RequestError) -> str:
     # A header that cannot be sent is quoted in the message, and it is a key.
     said = "" if isinstance(exc, httpx.LocalProtocolError) else str(exc)
     return f"{type(exc).__name__}: {said}" if said else type(exc).__name__
-
-
-def _retry_after(value: str | None, now: float) -> float | None:
-    """Seconds that a Retry-After header asks to wait (RFC 9110: seconds or a date), if it does."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now
-        except (ValueError, OverflowError):
-            return None
-    return seconds if 0 <= seconds < float("inf") else None
