@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2
@@ -24,7 +25,6 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # it re-expor
 )
 
 from workers.errors import DestinationAway, DestinationRefused, PrefmillError
-from workers.retry_after import retry_after
 
 #: Seconds until a connection must stand.
 CONNECT_TIMEOUT_S = 10.0
@@ -203,9 +203,14 @@ def _said(response: httpx2.Response) -> str:
 
 def _retry_after_s(response: httpx2.Response) -> float | None:
     """Seconds until another try, at most LONGEST_WAIT_S: Retry-After, or a spent rate limit."""
-    asked = retry_after(response.headers.get("Retry-After"), time.time())
-    if asked is not None:
-        return min(asked, LONGEST_WAIT_S)
+    value = response.headers.get("Retry-After", "").strip()
+    if value.isdecimal():
+        return min(float(value), LONGEST_WAIT_S)
+    try:
+        wait = parsedate_to_datetime(value).timestamp() - time.time()
+        return min(max(wait, 0.0), LONGEST_WAIT_S)
+    except (ValueError, OverflowError):
+        pass
     limit = parse_ratelimit_headers(response.headers)
     if response.status_code == TOO_MANY_REQUESTS and limit and limit.remaining == 0:
         return min(float(limit.reset_in_seconds), LONGEST_WAIT_S)
