@@ -65,6 +65,14 @@ def client(url: str) -> "redis.Redis":
     return redis.Redis(unix_socket_path=url.removeprefix("redis+socket://"), decode_responses=True)
 
 
+async def both_wait(url: str) -> None:
+    """Returns once two processes are known to have found no room for a call of A."""
+    name = keys.waiting(RECIPE.endpoints["here"], RECIPE.name, A)
+    with client(url) as redis_client:
+        while redis_client.zcard(name) != 2:
+            await asyncio.sleep(0.02)
+
+
 def test_no_more_calls_than_the_limits_of_model_and_endpoint_over_all_processes(
     broker_url: str,
 ) -> None:
@@ -90,7 +98,7 @@ def test_who_waits_in_another_process_gets_a_share(broker_url: str) -> None:
             leaves = [await enter(p, n) for n in range(6)]
             waiting = [asyncio.ensure_future(q.enter(A, f"q{n}", f"q{n}")) for n in range(3)]
             greedy = [asyncio.ensure_future(p.enter(A, f"p{n}", f"p{n}")) for n in range(6)]
-            await asyncio.sleep(0.3)
+            await soon(both_wait(broker_url))
             for leave in leaves[:3]:
                 await p.settle(leave, None)
             got = await soon(asyncio.gather(*waiting))
