@@ -88,6 +88,7 @@ class Leave:
 class Refusals:
     """How often one call was turned away for reasons that may be its endpoint's."""
 
+    #: Since others were let through.
     count: int = 0
     passed_over: int = 0
     #: When it was refused last, by the server's clock.
@@ -292,14 +293,15 @@ class FleetAdmission:
         """Give the leave back and shut the door; returns whether the call itself is to blame.
 
         An endpoint that let later calls through each time this one had been refused, or that
-        refused nobody else in `OWN_REFUSALS` attempts, has nothing against the fleet. A call that
-        is suspected of that waits here and keeps the door open. Raises: BrokerError.
+        refused nobody else in `OWN_REFUSALS` attempts, has nothing against the fleet; the two add
+        up. A call that is suspected of that waits here and keeps the door open, and what becomes
+        of it counts against nobody else. Raises: BrokerError.
         """
         self._give_back(leave)
         first, longest = WAITS_S[reason]
         endpoint_door, model_door = self._doors(leave.model)
         with _translated("cannot shut an endpoint"):
-            became, passed, shared, seen.last = await self._counter.ask(
+            became, passed, own, seen.last = await self._counter.ask(
                 "refuse",
                 keys=[
                     keys.answers(self.recipe.name, leave.prompt),
@@ -318,6 +320,10 @@ class FleetAdmission:
                     _DOOR_S,
                     seen.last,
                     self._key(leave.model),
+                    seen.count,
+                    seen.passed_over,
+                    PASSED_OVER[reason],
+                    OWN_REFUSALS,
                 ],
             )
         if became == "shut":
@@ -325,13 +331,11 @@ class FleetAdmission:
             if reason == "not_found":
                 extra["model"] = leave.model.model
             log.warning("endpoint.paused", extra=extra)
-        seen.count += 1
+        seen.count = 1 if passed else seen.count + 1
         seen.passed_over += passed
-        if seen.passed_over >= PASSED_OVER[reason]:
-            return True
-        if became == "open":
+        if became == "open" and not own:
             await asyncio.sleep(random.uniform(*SUSPECT_S))
-        return bool(seen.count >= OWN_REFUSALS and not shared)
+        return bool(own)
 
     async def forget(self, prompts: Iterable[str]) -> None:
         """Drop the answers of committed prompts. Raises: BrokerError."""

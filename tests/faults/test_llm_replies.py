@@ -123,7 +123,7 @@ def _ends(one: Mill) -> dict[str, dict[str, Any]]:
         return ends
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(330)
 def test_every_reply_of_an_llm_has_its_typed_end_and_no_error_is_ever_a_text(
     tmp_path: Path,
 ) -> None:
@@ -135,7 +135,7 @@ def test_every_reply_of_an_llm_has_its_typed_end_and_no_error_is_ever_a_text(
         with mill(tmp_path, _recipe(llm, closed.getsockname()[1])) as one:
             llm.script(_rules())
             since = time.monotonic()
-            done = one.call("run", timeout_s=200)
+            done = one.call("run", timeout_s=280)
             took_s = time.monotonic() - since
             assert done.returncode == 0, done.stderr + one.logs()
             status, ends = one.status(), _ends(one)
@@ -161,7 +161,7 @@ def test_every_reply_of_an_llm_has_its_typed_end_and_no_error_is_ever_a_text(
     assert NEVER_DATA not in json.dumps(rows)
     assert all(text.strip() for text in texts)
     assert "Half an ans" not in texts
-    assert took_s < 180
+    assert took_s < 240  # three times what it takes
 
 
 def _database(one: Mill) -> list[str]:

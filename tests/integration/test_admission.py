@@ -65,11 +65,11 @@ def client(url: str) -> "redis.Redis":
     return redis.Redis(unix_socket_path=url.removeprefix("redis+socket://"), decode_responses=True)
 
 
-async def both_wait(url: str) -> None:
-    """Returns once two processes are known to have found no room for a call of A."""
-    name = keys.waiting(RECIPE.endpoints["here"], RECIPE.name, A)
+async def known_to_wait(url: str, name: str) -> None:
+    """Returns once a process is known to have found no room for a call of A."""
+    waiting = keys.waiting(RECIPE.endpoints["here"], RECIPE.name, A)
     with client(url) as redis_client:
-        while redis_client.zcard(name) != 2:
+        while redis_client.zscore(waiting, name) is None:
             await asyncio.sleep(0.02)
 
 
@@ -98,7 +98,7 @@ def test_who_waits_in_another_process_gets_a_share(broker_url: str) -> None:
             leaves = [await enter(p, n) for n in range(6)]
             waiting = [asyncio.ensure_future(q.enter(A, f"q{n}", f"q{n}")) for n in range(3)]
             greedy = [asyncio.ensure_future(p.enter(A, f"p{n}", f"p{n}")) for n in range(6)]
-            await soon(both_wait(broker_url))
+            await soon(known_to_wait(broker_url, "q"))
             for leave in leaves[:3]:
                 await p.settle(leave, None)
             got = await soon(asyncio.gather(*waiting))
@@ -267,6 +267,52 @@ def test_a_call_that_alone_is_refused_is_to_blame_itself(
                 for _ in range(admission.OWN_REFUSALS)
             ]
             assert blamed == [False] * (admission.OWN_REFUSALS - 1) + [True]
+
+    asyncio.run(go())
+
+
+def test_two_calls_that_nobody_passes_any_more_do_not_wait_for_each_other(
+    broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for reason in ("unauthorized", "rate_limited"):
+        monkeypatch.setitem(admission.WAITS_S, reason, (0.05, 0.05))
+    monkeypatch.setattr(admission, "SUSPECT_S", (0.01, 0.02))
+
+    async def go() -> None:
+        async with process(broker_url, "p") as p:
+            forbidden, limited = Refusals(), Refusals()
+
+            async def again(name: str, reason: str, seen: Refusals) -> bool:
+                return await p.refused(await enter(p, name), reason, "", None, seen)
+
+            assert not await again("forbidden", "unauthorized", forbidden)
+            await p.settle(await enter(p, "fine"), ANSWER)
+            ends = {}
+            for _ in range(2 * admission.OWN_REFUSALS):
+                for name, reason, seen in (
+                    ("limited", "rate_limited", limited),
+                    ("forbidden", "unauthorized", forbidden),
+                ):
+                    if name not in ends and await again(name, reason, seen):
+                        ends[name] = seen.count
+            assert ends == {"limited": admission.OWN_REFUSALS, "forbidden": ends["forbidden"]}
+
+    asyncio.run(go())
+
+
+def test_calls_that_are_all_refused_from_the_start_blame_nobody(
+    broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(admission.WAITS_S, "unauthorized", (0.02, 0.02))
+
+    async def go() -> None:
+        async with process(broker_url, "p") as p:
+            await p.settle(await enter(p, "before"), ANSWER)
+            calls = [Refusals() for _ in range(12)]
+            for _ in range(2 * admission.OWN_REFUSALS):
+                for n, seen in enumerate(calls):
+                    leave = await enter(p, n)
+                    assert not await p.refused(leave, "unauthorized", "HTTP 401", None, seen)
 
     asyncio.run(go())
 
