@@ -825,5 +825,5 @@ def test_a_postgresql_without_a_ledger_is_told_apart_from_one_that_is_down(
 
 
 def test_whatever_happens_in_whatever_order_every_prompt_is_accounted_for(ledger: Ledger) -> None:
-    few = settings(max_examples=15, stateful_step_count=20, deadline=None)
+    few = settings(max_examples=15, stateful_step_count=20)
     run_state_machine_as_test(lambda: Mill(ledger), settings=few)

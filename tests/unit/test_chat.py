@@ -414,7 +414,7 @@ REPLIES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(REPLIES, st.sampled_from([200, 200, 200, 400, 429, 500, 302]))
 def test_whatever_the_reply_nothing_but_a_failed_call_escapes(reply: object, status: int) -> None:
     try:
@@ -426,7 +426,7 @@ def test_whatever_the_reply_nothing_but_a_failed_call_escapes(reply: object, sta
         assert answer.text.strip()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=60))
 def test_whatever_the_bytes_they_are_never_taken_for_text(raw: bytes) -> None:
     assert failure(replying(raw)).reason == "malformed_reply"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.judging import expected_ratings, parse_reply
@@ -223,7 +223,6 @@ def rating_places(reply: str, form: str) -> dict[int, int]:
     return places
 
 
-@settings(deadline=None)
 @given(
     st.lists(DISTRIBUTIONS, min_size=2, max_size=5),
     st.sampled_from(ASPECTS),
@@ -246,7 +245,6 @@ def test_each_text_gets_the_mean_of_its_own_token(
         assert one.stated == rating
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 5), st.floats(-30, 0)), min_size=2, max_size=5),
     st.sampled_from(["json", "text"]),
@@ -278,7 +276,6 @@ FRAGMENTS = [
 ]
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=20).map("".join))
 def test_noise_has_no_place_or_the_right_digit(reply: str) -> None:
     cut = [(piece, {piece: 0.0}) for piece in pieces(reply)]

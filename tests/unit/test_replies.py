@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from workers.errors import InvalidJudgement
@@ -654,7 +654,6 @@ def render_json(drawn: list[tuple[str, float | None, str]], fake: str, rng: rand
     return reply.replace("\n", rng.choice(["\n", "\r\n"]))
 
 
-@settings(deadline=None)
 @given(judgements(WHOLE + NONE + HALF))
 def test_rendered_text_reads_back(
     judgement: tuple[str, list[tuple[str, float | None, str]], random.Random],
@@ -664,7 +663,6 @@ def test_rendered_text_reads_back(
     assert [(one.rating, one.rationale) for one in read] == [(d[1], d[2].strip()) for d in drawn]
 
 
-@settings(deadline=None)
 @given(judgements(WHOLE + NONE + HALF), FAKES)
 def test_rendered_json_reads_back(
     judgement: tuple[str, list[tuple[str, float | None, str]], random.Random], fake: str
@@ -674,7 +672,6 @@ def test_rendered_json_reads_back(
     assert [one.rating for one in read] == [rating for _, rating, _ in drawn]
 
 
-@settings(deadline=None)
 @given(judgements(WHOLE + NONE), st.floats(0, 1))
 def test_truncated_text_never_gives_another_rating(
     judgement: tuple[str, list[tuple[str, float | None, str]], random.Random], share: float
@@ -688,7 +685,6 @@ def test_truncated_text_never_gives_another_rating(
     assert [one.rating for one in read] == [rating for _, rating, _ in drawn]
 
 
-@settings(deadline=None)
 @given(judgements(WHOLE + NONE + HALF), FAKES, st.floats(0, 1))
 def test_truncated_json_gives_nothing(
     judgement: tuple[str, list[tuple[str, float | None, str]], random.Random],
@@ -710,7 +706,6 @@ PIECES = [
 ]
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.sampled_from(PIECES),
