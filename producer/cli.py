@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,6 +38,8 @@ from workers.errors import (
 from workers.masking import hide, masked
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from workers.ledger import Counts, Ledger
     from workers.recipe import Recipe
     from workers.settings import Settings
@@ -256,11 +259,19 @@ def worker(
         check_destinations(loaded)
     process.open_worker(settings, queues)
     process.GRACE_S = grace
-    threads = concurrency or sum(_threads(loaded, name) for name in queues)
-    full_names = ",".join(queue(loaded.name, name) for name in queues)
-    options = ["-Q", full_names, "-P", "threads", "-c", str(threads), "-n", f"{queues[0]}@%h"]
-    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-    _celery(["worker", *options, *quiet, "--loglevel", "INFO"], settings)
+    work = _celery(settings).Worker(
+        hostname=f"{queues[0]}@{gethostname()}",
+        queues=[queue(loaded.name, name) for name in queues],
+        pool_cls="threads",
+        concurrency=concurrency or sum(_threads(loaded, name) for name in queues),
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        loglevel="INFO",
+        quiet=True,
+    )
+    work.start()
+    raise typer.Exit(work.exitcode or 0)
 
 
 @app.command()
@@ -272,7 +283,7 @@ def beat(
 
     settings, _ = _begin(recipe, database, log_format)
     process.open_worker(settings, ())
-    _celery(["beat", "--loglevel", "INFO"], settings)
+    _celery(settings).Beat(loglevel="INFO", quiet=True).run()
 
 
 @app.command()
@@ -628,11 +639,12 @@ def _threads(recipe: "Recipe", name: str) -> int:
     return -(-3 * caps[name] // (each[name] * recipe.fleet.batch_size)) if name in caps else 4
 
 
-def _celery(arguments: list[str], settings: "Settings") -> None:
+def _celery(settings: "Settings") -> "Celery":
+    """The app, to start a part of it. Its own command line would import every extension's."""
     os.environ["PREFMILL_BROKER_URL"] = settings.require_broker()
     from workers.app import app as celery_app
 
-    celery_app.start(arguments)
+    return celery_app
 
 
 def _say(text: str) -> None:
