@@ -116,7 +116,11 @@ def _argilla(recipe: Recipe) -> str:
 
 
 def _hub(recipe: Recipe) -> str:
-    return "is there" if open_hub(recipe).find() else "answers; the repository will be made"
+    hub = open_hub(recipe)
+    if hub.find() is None:
+        return "answers; the repository will be made"
+    hub.check_writable()
+    return "is there, and may be written"
 
 
 def _planned(recipe: Recipe) -> str:

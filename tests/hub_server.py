@@ -301,6 +301,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def describe(self, name: str, rest: list[str], query: str, body: bytes) -> Reply:
         """What the JSON API says of a repository, of a folder or of some of its paths."""
+        if rest[:1] == ["auth-check"]:
+            self.repository(name, write=rest[1:] == ["write"])
+            return plain({})
         operation, revision, *path = [*rest, *("info", "main")[len(rest) :]]
         found = self.repository(name, write=operation in ("preupload", "commit"))
         sha, tree = found.at(revision)

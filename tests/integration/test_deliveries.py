@@ -21,7 +21,7 @@ import pytest
 from producer.columns import SourceColumns
 from tests.argilla_server import ANNOTATOR_KEYS, ArgillaServer
 from tests.faults.proxy import Proxy
-from tests.hub_server import WRITE_TOKEN, HubServer, hub_environment
+from tests.hub_server import READ_TOKEN, WRITE_TOKEN, HubServer, hub_environment
 from tests.llm_server import LlmServer
 from tests.mill import Mill, eventually, recipe, write_prompts
 from workers.delivery import Delivery
@@ -416,6 +416,11 @@ def test_check_says_of_destinations_whether_they_are_there(
     made(there, 0, 3)
     assert there.one.call("sync").returncode == 0
     assert there.one.call("check").stdout.count("is there") == 2
+    there.one.environment["HF_TOKEN"] = READ_TOKEN
+    refused = there.one.call("check")
+    assert refused.returncode == 2
+    assert "HF_TOKEN" in refused.stdout
+    assert "may not write" in refused.stdout
     there.one.environment["HF_TOKEN"] = "hf_wrong_" + "x" * 20
     refused = there.one.call("check")
     assert refused.returncode == 2

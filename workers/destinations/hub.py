@@ -97,6 +97,11 @@ class HubRepository:
         except RepositoryMissing:
             return None
 
+    def check_writable(self) -> None:
+        """Raises: DestinationRefused if the token may read the repository and not write to it."""
+        with self._asking() as api:
+            api.auth_check(self.repo_id, repo_type=TYPE, write=True)
+
     def paths(self, revision: str) -> list[str]:
         """All files of a revision."""
         with self._asking() as api:
