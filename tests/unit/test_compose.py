@@ -15,7 +15,7 @@ SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE)["services"]
 DOCKERFILES = (ROOT / "Dockerfile", ROOT / "deploy/valkey/Dockerfile")
 
 OURS = sorted(name for name, of in SERVICES.items() if of["image"].startswith("prefmill:"))
-HARDENED = [*OURS, "valkey", "postgres"]
+HARDENED = [*OURS, "valkey", "postgres", "roles"]
 CALLERS = {"generate-cool", "generate-warm", "judge"}
 FLEET = {"valkey", "postgres", "llm", "producer", *CALLERS, "sink", "deliver", "beat"}
 
@@ -63,7 +63,7 @@ def test_our_processes_run_as_a_fixed_user_that_is_not_root(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_every_log_is_rotated_and_every_service_comes_back(name: str) -> None:
     assert SERVICES[name]["logging"]["options"].keys() == {"max-size", "max-file"}
-    assert SERVICES[name]["restart"] == "unless-stopped"
+    assert SERVICES[name]["restart"] == ("on-failure" if name == "roles" else "unless-stopped")
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
@@ -85,6 +85,7 @@ def test_the_stores_are_reached_from_within_only() -> None:
     assert networks["models"]["internal"] is True
     assert SERVICES["valkey"]["networks"] == ["stores"]
     assert SERVICES["postgres"]["networks"] == ["stores"]
+    assert SERVICES["roles"]["network_mode"] == "none"
     outside = {name for name in FLEET if "outside" in SERVICES[name]["networks"]}
     assert outside == {*CALLERS, "producer", "deliver"}
 
@@ -98,7 +99,24 @@ def test_each_service_has_the_credentials_it_needs_and_no_other() -> None:
     assert _holders("PREFMILL_WORKER_PASSWORD") == {"valkey", "sink", "deliver", *CALLERS}
     assert _holders("PREFMILL_READER_PASSWORD") == {"valkey", "metrics"}
     assert _holders("PREFMILL_FLOWER_PASSWORD") == {"valkey", "flower"}
-    assert "beat" not in _holders("POSTGRES_PASSWORD")
+    assert _holders("POSTGRES_PASSWORD") == {"postgres", "roles"}
+    assert _holders("PREFMILL_LEDGER_PASSWORD") == {
+        "roles",
+        "producer",
+        "sink",
+        "deliver",
+        *CALLERS,
+    }
+    assert _holders("PREFMILL_LEDGER_READER_PASSWORD") == {"roles", "metrics"}
+
+
+def test_a_default_password_says_that_it_is_one_and_is_no_word_of_ours() -> None:
+    # Passwords are masked wherever they stand: a word of ours would be, too.
+    passwords = dict(
+        re.findall(r"(?<!\$)\$\{(PREFMILL_\w*PASSWORD|POSTGRES_PASSWORD):-([^}]*)\}", COMPOSE)
+    )
+    assert len(passwords) == 8
+    assert all(default.startswith("change-me-") for default in passwords.values())
 
 
 def test_no_credential_stands_in_a_command_line() -> None:
