@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -681,19 +681,26 @@ def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
 
 @contextmanager
 def _heartbeat(ledger: "Ledger", run: str) -> Iterator[None]:
-    """A line now and then while prompts are enqueued."""
+    """A line now and then while prompts are enqueued, when it says something new."""
     import threading
 
     done = threading.Event()
 
+    def line() -> str:
+        counts = ledger.counts(run)
+        paused = ", paused" if ledger.paused(run) else ""
+        return (
+            f"accepted {counts.accepted}, in flight {counts.in_flight}, "
+            f"finished {counts.finished}{paused}"
+        )
+
     def tell() -> None:
+        said = ""
         while not done.wait(5.0):
-            counts = ledger.counts(run)
-            err.print(
-                f"accepted {counts.accepted}, in flight {counts.in_flight}, "
-                f"finished {counts.finished}" + (", paused" if ledger.paused(run) else ""),
-                markup=False,
-            )
+            with suppress(PrefmillError):  # whoever feeds says that the ledger is away
+                said, before = line(), said
+                if said != before:
+                    err.print(said, markup=False)
 
     threading.Thread(target=tell, daemon=True).start()
     try:

@@ -2,6 +2,7 @@
 list; a Valkey and a PostgreSQL of their own, and an LLM server that answers at once.
 """
 
+import base64
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -358,6 +360,37 @@ def test_the_roles_of_the_ledger_own_it_or_read_it_and_command_no_server(postgre
         assert "permission denied" in _told(user, "SELECT pg_read_file('PG_VERSION')")
     for statement in ("DELETE FROM prompts", "CREATE TABLE mine (x int)", "DROP TABLE runs"):
         assert re.search("permission denied|must be owner", _told(reader, statement)), statement
+
+
+def _status(url: str, credentials: str = "") -> int:
+    """What a web page answers."""
+    request = urllib.request.Request(url)
+    if credentials:
+        encoded = base64.b64encode(credentials.encode()).decode()
+        request.add_header("Authorization", f"Basic {encoded}")
+    try:
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            return int(reply.status)
+    except urllib.error.HTTPError as exc:
+        return exc.code
+    except OSError:
+        return 0
+
+
+def test_flower_shows_the_queues_to_who_knows_its_password(tmp_path: Path) -> None:
+    with _fleet(tmp_path, "sqlite:///none.db") as fleet:
+        _recipe(tmp_path, "http://127.0.0.1:9/v1")
+        port = str(_free_port())
+        parts = [*SERVICES["flower"]["entrypoint"], *SERVICES["flower"]["command"]]
+        command = [part.replace("5555", port) for part in parts]
+        at = f"http://127.0.0.1:{port}"
+        fleet.start("flower", [str(Path(sys.executable).parent / command[0]), *command[1:]])
+        up = f"{at}/healthcheck"
+        eventually(lambda: _status(up) == 200, within_s=30, what="Flower\n" + fleet.logs())
+        assert _status(f"{at}/broker") == 401
+        assert _status(f"{at}/broker", "prefmill:wrong") == 401
+        assert _status(f"{at}/broker", "prefmill:change-me-flower-web") == 200
+        assert "change-me" not in fleet.logs()
 
 
 def test_a_broker_that_was_killed_has_its_transactions_again(tmp_path: Path) -> None:
