@@ -52,6 +52,7 @@ def _said(one: Fleet, event: str) -> list[str]:
     return [line for log in logs for line in log.splitlines() if f" {event} " in line]
 
 
+@pytest.mark.chaos
 def test_one_of_three_generators_that_is_down_costs_no_row(tmp_path: Path) -> None:
     data = recipe("", {"file": "prompts.jsonl"}, **TOGETHER)
     data["generators"].append({"name": "c", "endpoint": "mock", "model": "model-c"})
@@ -94,6 +95,7 @@ def test_what_failed_with_one_of_two_generators_is_run_again_without_paying_the_
         _reused(one, llm, down, 24)
 
 
+@pytest.mark.chaos
 def test_what_failed_in_a_fleet_is_tried_again_by_it_without_paying_twice(
     tmp_path: Path, broker_url: str
 ) -> None:

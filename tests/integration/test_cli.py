@@ -123,19 +123,3 @@ def test_an_endpoint_that_takes_no_schema_is_asked_for_text(tmp_path: Path, llm:
     with mill(tmp_path, recipe(llm.base_url, {"file": "prompts.jsonl"})) as one:
         assert one.call("run").returncode == 0
         assert one.status()["paired"] == 8
-
-
-def test_cut_replies_are_failures_unless_the_recipe_keeps_them(tmp_path: Path) -> None:
-    write_prompts(tmp_path / "prompts.jsonl", 4)
-    cut = {"content": "cut off he", "finish_reason": "length"}
-    with LlmServer(latency="fixed:0.0") as llm:
-        llm.script([{"model": "model-a", "contains": None, "times": None, "reply": cut}])
-        data = recipe(llm.base_url, {"file": "prompts.jsonl"})
-        with mill(tmp_path / "fail", data | {"source": {"file": "../prompts.jsonl"}}) as one:
-            assert one.call("run").returncode == 1
-            assert one.status()["failed"] == {"too_few_generations": 4}
-        kept = [model | {"truncated": "keep"} for model in data["generators"]]
-        data |= {"generators": kept, "source": {"file": "../prompts.jsonl"}}
-        with mill(tmp_path / "keep", data) as one:
-            assert one.call("run").returncode == 0
-            assert one.status()["paired"] == 4

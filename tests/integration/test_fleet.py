@@ -121,23 +121,3 @@ def test_waiting_for_a_worker_is_no_failure_and_costs_no_call_twice(
     assert status["paired"] == 30
     assert status["failed"] == {}
     assert all(model["repeated"] == 0 for model in models.values())
-
-
-@pytest.mark.timeout(180)
-def test_what_a_wiped_broker_held_is_published_again(
-    tmp_path: Path, llm: LlmServer, broker_url: str
-) -> None:
-    import redis
-
-    write_prompts(tmp_path / "prompts.jsonl", 30)
-    data = recipe(llm.base_url, {"file": "prompts.jsonl"}, fleet={"deadline": 5})
-    with mill(tmp_path, data, PREFMILL_BROKER_URL=broker_url) as fleet:
-        assert fleet.call("enqueue").returncode == 0
-        with redis.Redis(unix_socket_path=broker_url.removeprefix("redis+socket://")) as wiped:
-            wiped.flushall()
-        _workers(fleet, "generate.a", "generate.b", "judge", "sink")
-        fleet.start("beat")
-        status = eventually(
-            lambda: (s := fleet.status())["in_flight"] == 0 and s, within_s=60, what=fleet.logs()
-        )
-    assert status["paired"] == status["rows"] == 30

@@ -40,7 +40,9 @@ def knowing() -> Iterator[LlmServer]:
         yield server
 
 
-@pytest.mark.parametrize("order", ["as-given", "shuffled", "both"])
+@pytest.mark.parametrize(
+    "order", [pytest.param("as-given", marks=pytest.mark.chaos), "shuffled", "both"]
+)
 def test_a_judge_that_favours_the_first_text_decides_only_if_it_is_let(
     tmp_path: Path, order: str
 ) -> None:
@@ -126,7 +128,7 @@ LURES = (
 )
 
 
-@pytest.mark.parametrize("structured", ["schema", "text"])
+@pytest.mark.parametrize("structured", ["schema", pytest.param("text", marks=pytest.mark.chaos)])
 def test_texts_that_speak_to_the_judge_change_no_rating(
     tmp_path: Path, knowing: LlmServer, structured: str
 ) -> None:
@@ -274,7 +276,7 @@ def test_ratings_are_expectations_where_the_endpoint_tells_probabilities(
         assert _metadata(row)["judgements"][0]["score"] == "expectation"
 
 
-@pytest.mark.parametrize("field", ["seed", "logprobs"])
+@pytest.mark.parametrize("field", ["seed", pytest.param("logprobs", marks=pytest.mark.chaos)])
 def test_an_endpoint_that_refuses_an_optional_field_is_asked_without_it(
     tmp_path: Path, field: str
 ) -> None:
