@@ -2,39 +2,46 @@
 
 Celery takes messages on trust: garbage ends a worker process, and a body that it cannot unpack goes
 back to the queue and ends the next one. So each message is looked at as it is popped, before
-Celery sees it, and one that nothing can be done with becomes a message for `set_aside`.
+Celery sees it. What our own code publishes passes, and nothing else: it becomes a message for
+`set_aside`.
 """
 
 import base64
-import binascii
 import json
-import re
 import uuid
 from typing import Any
 
-from workers.messages import (
-    DELIVER,
-    GENERATE,
-    GROUP,
-    JUDGE,
-    RECONCILE,
-    SET_ASIDE,
-    SINK,
-    VERSION,
-    Batch,
-    run_of,
+from workers import messages
+from workers.envelope import (
+    BATCH_ID,
+    EMBEDDED,
+    RECIPE_HASH,
+    SLUG,
+    UUID,
+    chained,
+    check_step,
+    headers_of,
 )
+from workers.forms import NULL, check, check_nesting, hold, only, shown
+from workers.messages import DELIVER, GENERATE, GROUP, JUDGE, RECONCILE, SET_ASIDE, SINK, Batch
 
 #: Bytes of the largest message that is read. A batch's answers travel in one; this bounds what a
 #: worker unpacks at once, before it knows whose message it is.
 MAX_MESSAGE_BYTES = 128 * 1024 * 1024
 
-#: Headers that would name an address or a key. Nobody reads them: who sends one means harm, or is
-#: mistaken about what a worker does. Others may be there, such as those of tracing.
-_NAMES_A_WAY = re.compile("url|proxy|key|token|secret|password|authorization", re.IGNORECASE)
-
 #: How much of a message that is set aside is kept, in characters.
 KEPT_CHARACTERS = 16_384
+
+#: Levels of objects and lists in a message, at most; ours have about ten.
+MAX_NESTING = 64
+
+#: What comes after a step: each one's task, name and queue.
+_LATER = (
+    (GROUP, "group", "sink"),
+    (JUDGE, "judge", "judge"),
+    (SINK, "sink", "sink"),
+)
+_AFTER = {GENERATE: _LATER, GROUP: _LATER[1:], JUDGE: _LATER[2:], SINK: ()}
 
 
 def guarded(raw: bytes, queue: str) -> bytes:
@@ -52,79 +59,112 @@ def _check(raw: bytes, queue: str) -> None:
     """Raises: ValueError, RecursionError."""
     if len(raw) > MAX_MESSAGE_BYTES:
         raise ValueError(f"{len(raw):,} bytes; accepted: at most {MAX_MESSAGE_BYTES:,}")
+    message = _loaded(raw, "not JSON")
+    headers = headers_of(message, queue)
+    arguments, embedded = _body(message["body"])
+    batch = _batch(headers["task"], arguments, messages.run_of(queue))
+    if batch is None:
+        _check_alone(headers, embedded)
+    else:
+        _check_step(headers, arguments, batch, queue)
+        _check_later(headers["task"], embedded, batch)
+
+
+def _loaded(raw: bytes, trouble: str) -> Any:
     try:
-        message = json.loads(raw)
+        value = json.loads(raw.decode())
     except (ValueError, RecursionError) as exc:
-        raise ValueError(f"not JSON: {type(exc).__name__}") from exc
-    envelope = _object(message, "the message")
-    headers = _object(envelope.get("headers"), "headers")
-    if found := next(filter(_NAMES_A_WAY.search, headers), None):
-        raise ValueError(f"header {found[:80]!r}; accepted: none with an address or a key")
-    properties = _object(envelope.get("properties"), "properties")
-    delivery = _object(properties.get("delivery_info"), "delivery_info")
-    if not all(isinstance(delivery.get(name), str) for name in ("exchange", "routing_key")):
-        raise ValueError("a delivery_info without exchange or routing_key")
-    if properties.get("body_encoding") not in (None, "utf-8", "base64"):
-        raise ValueError(f"body_encoding is {str(properties.get('body_encoding'))[:80]!r}")
-    for name in ("content-type", "content-encoding", "body"):
-        if not isinstance(envelope.get(name), str):
-            raise ValueError(f"no {name}")
-    if envelope["content-type"] != "application/json":
-        raise ValueError(f"content-type is {envelope['content-type'][:80]!r}, not JSON")
-    if not isinstance(headers.get("id"), str) or not isinstance(
-        properties.get("delivery_tag"), str
-    ):
-        raise ValueError("no id or delivery_tag")
-    _check_arguments(headers.get("task"), _arguments(envelope, properties), run_of(queue))
+        raise ValueError(f"{trouble}: {type(exc).__name__}") from exc
+    check_nesting(value, MAX_NESTING)
+    return value
 
 
-def _arguments(envelope: dict[str, Any], properties: dict[str, Any]) -> list[Any]:
-    text = envelope["body"]
+def _body(text: str) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments, and what Celery does after the task."""
+    trouble = "a body that cannot be read"
     try:
-        if properties.get("body_encoding") == "base64":
-            text = base64.b64decode(text, validate=True)
-        body = json.loads(text)
-    except (ValueError, binascii.Error, RecursionError) as exc:
-        raise ValueError(f"a body that cannot be read: {type(exc).__name__}") from exc
+        raw = base64.b64decode(text, validate=True)
+    except ValueError as exc:
+        raise ValueError(f"{trouble}: {type(exc).__name__}") from exc
+    body = _loaded(raw, trouble)
     match body:
-        case [list() as arguments, dict() as named, dict()]:
+        case [list() as arguments, dict() as named, dict() as embedded]:
             if named:
-                raise ValueError(f"argument {next(iter(named))[:80]!r} by name; accepted: none")
-            return arguments
+                raise ValueError(f"argument {shown(next(iter(named)))} by name; accepted: none")
+            return arguments, check(embedded, EMBEDDED, "embedded")
     raise ValueError("a body that is not [args, kwargs, embedded]")
 
 
-def _check_arguments(task: object, arguments: list[Any], run: str) -> None:
-    match task, arguments:
-        case (str(), [dict() as message, str()]) if task == GENERATE:
-            pass
-        case (str(), [list() as headers, dict() as message]) if task == GROUP:
-            if not all(isinstance(header, dict) for header in headers):
+def _batch(task: str, arguments: list[Any], run: str) -> Batch | None:
+    """The batch that a step is about; None for what is no step."""
+    match arguments:
+        case [dict() as message, str() as generator] if task == GENERATE:
+            hold(generator, SLUG, "the generator")
+        case [list() as results, dict() as message] if task == GROUP:
+            if not all(isinstance(result, dict) for result in results):
                 raise ValueError("results that are no objects")
-        case (str(), [dict(), dict() as message]) if task in (JUDGE, SINK):
+        case [dict(), dict() as message] if task in (JUDGE, SINK):
             pass
-        case (str(), [str(), str(), str()]) if task == SET_ASIDE:
-            return
-        case (str(), []) if task == RECONCILE:
-            return
-        case (str(), [str()]) if task == DELIVER:
-            return
+        case [str(), str(), str()] if task == SET_ASIDE:
+            return None
+        case [] if task == RECONCILE:
+            return None
+        case [str() as destination] if task == DELIVER:
+            hold(destination, SLUG, "the destination")
+            return None
         case _:
-            raise ValueError(f"task {str(task)[:80]!r} is unknown or has other arguments")
+            raise ValueError(f"task {shown(task)} is unknown or has other arguments")
+    return _batch_of(message, run)
+
+
+def _batch_of(message: dict[str, Any], run: str) -> Batch:
     try:
         batch = Batch.from_json(message)
     except TypeError as exc:
-        raise ValueError(f"a batch of another version than {VERSION}") from exc
-    if not all(isinstance(value, str) for value in message.values()):
-        raise ValueError("a batch whose ids are no text")
+        raise ValueError(f"a batch of another version than {messages.VERSION}") from exc
     if batch.run != run:
-        raise ValueError(f"a batch of run {batch.run[:80]!r}")
+        raise ValueError(f"a batch of run {shown(batch.run)}; accepted: {shown(run)}")
+    hold(batch.recipe_hash, RECIPE_HASH, "a batch's 'recipe_hash'")
+    hold(batch.id, BATCH_ID, "a batch's 'id'")
+    return batch
 
 
-def _object(value: object, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{what} is no object")
-    return value
+def _check_alone(headers: dict[str, Any], embedded: dict[str, Any]) -> None:
+    """What is no step has no step's id: Celery would forget that step when this one expires."""
+    hold(headers["id"], UUID, "header 'id'")
+    if headers["task"] == SET_ASIDE:  # beat's ticks are worth nothing after a while
+        hold(headers.get("expires"), NULL, "header 'expires'")
+    for name in ("chain", "chord"):
+        hold(embedded.get(name), only(None, []), f"embedded {name!r}")
+
+
+def _check_step(headers: dict[str, Any], arguments: list[Any], batch: Batch, queue: str) -> None:
+    """A step's id and its queue follow from its batch, and it never expires."""
+    if headers["task"] == GENERATE:
+        step = short = f"generate.{arguments[1]}"
+        for name in ("group", "group_index"):
+            if headers.get(name) is None:
+                raise ValueError(f"header {name!r} is None; accepted: a chord's")
+    else:
+        _, step, short = next(later for later in _LATER if later[0] == headers["task"])
+    hold(queue, only(messages.queue(batch.run, short)), f"the queue of {headers['task']}")
+    hold(headers["id"], only(messages.task_id(batch, step)), "header 'id'")
+    hold(headers.get("expires"), NULL, "header 'expires'")
+
+
+def _check_later(task: str, embedded: dict[str, Any], batch: Batch) -> None:
+    """What Celery publishes after a step is the rest of its batch's way, and nothing else."""
+    if task == GENERATE:
+        hold(embedded.get("chain"), NULL, "embedded 'chain'")
+        found = chained(embedded.get("chord"), messages.task_id(batch, "sink"))
+    else:
+        hold(embedded.get("chord"), NULL, "embedded 'chord'")
+        found = (embedded.get("chain") or [])[::-1]  # Celery takes the last one first
+    if len(found) != len(_AFTER[task]):
+        raise ValueError(f"{len(found)} later steps; accepted: {len(_AFTER[task])}")
+    for signature, (name, step, short) in zip(found, _AFTER[task], strict=True):
+        queue = messages.queue(batch.run, short)
+        check_step(signature, name, messages.task_id(batch, step), queue, batch.to_json())
 
 
 def _message(task: str, arguments: list[Any]) -> bytes:

@@ -83,6 +83,14 @@ def configure(log_format: LogFormat = "text", level: int = logging.INFO) -> None
     sys.excepthook = _tell_of_the_end
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    logging.getLogger("celery.app.trace").addFilter(_handed_back_in_one_line)
+
+
+def _handed_back_in_one_line(record: logging.LogRecord) -> bool:
+    """Celery shows where a message was handed back; its reason, which stays, says enough."""
+    if getattr(record, "data", {}).get("description") == "rejected":
+        record.exc_info = None
+    return True
 
 
 def _tell_of_the_end(

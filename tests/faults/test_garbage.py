@@ -3,7 +3,6 @@
 import base64
 import json
 import pickle
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,51 +12,38 @@ import redis
 
 from tests.faults.fleet import ROLES, Fleet, fleet
 from tests.llm_server import LlmServer
+from tests.messages import generate, packed, step
 from tests.mill import eventually, recipe
 
 QUEUES = ("generate.a", "judge", "sink")
 
 
-def _message(task: str, arguments: object, **changes: Any) -> bytes:
-    body = json.dumps([arguments, {}, {}]).encode()
-    whole: dict[str, Any] = {
-        "body": base64.b64encode(body).decode(),
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": {"task": task, "id": f"x-{time.monotonic_ns()}", "lang": "py"},
-        "properties": {
-            "delivery_tag": f"t-{time.monotonic_ns()}",
-            "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": "any"},
-            "body_encoding": "base64",
-        },
-    }
-    return json.dumps({**whole, **changes}).encode()
-
-
-def _arguments(queue: str, batch: dict[str, str]) -> tuple[str, list[Any]]:
-    """The task of a queue, and arguments of its form."""
+def _step(queue: str, batch: dict[str, str]) -> dict[str, Any]:
+    """A message for a queue."""
     if queue.startswith("generate"):
-        return "prefmill.generate", [batch, "a"]
-    return f"prefmill.{queue}", [{}, batch]
+        return generate(batch, "a")
+    return step(queue, {}, batch)
 
 
 def _garbage(queue: str, batch: dict[str, str]) -> dict[str, bytes]:
     """What is pushed, by a part of the reason it is listed with."""
-    task, arguments = _arguments(queue, batch)
-    other_run = _arguments(queue, {**batch, "run": "other"})
-    other_version = _arguments(queue, {**batch, "priority": "high"})
-    pickled = base64.b64encode(pickle.dumps([arguments, {}, {}])).decode()
+    ours = _step(queue, batch)
+    pickled = base64.b64encode(pickle.dumps([[], {}, {}])).decode()
     return {
         "not JSON": b"garbage \x80\x04",
-        "no object": b"[1, 2]",
-        "a body that is not": _message(task, [], body=base64.b64encode(b"[1]").decode()),
-        "content-type is 'application/x-python-serialize'": _message(
-            task, [], **{"content-type": "application/x-python-serialize", "body": pickled}
+        "field [1, 2] is no object": b"[1, 2]",
+        "a body that is not": packed({**ours, "body": [1]}),
+        "'content-type' is 'application/x-python-serialize'": packed(
+            {**ours, "content-type": "application/x-python-serialize", "body": pickled}
         ),
-        "task 'os.system' is unknown": _message("os.system", ["true"]),
-        "a batch of run 'other'": _message(*other_run),
-        "a batch of another version": _message(*other_version),
+        "task 'os.system' is unknown": packed(
+            {**ours, "headers": {**ours["headers"], "task": "os.system"}}
+        ),
+        "header 'timelimit' is 'x'": packed(
+            {**ours, "headers": {**ours["headers"], "timelimit": "x"}}
+        ),
+        "a batch of run 'other'": packed(_step(queue, {**batch, "run": "other"})),
+        "a batch of another version": packed(_step(queue, {**batch, "priority": "high"})),
     }
 
 
@@ -90,8 +76,8 @@ def test_garbage_in_every_queue_ends_no_worker_and_is_listed(
                     client.lpush(f"mill.v1.{queue}", raw)
                     client.rpush(f"mill.v1.{queue}", raw)
                     pushed[why] += 2
-                foreign = _arguments(queue, {**batch, "recipe_hash": "other"})
-                client.rpush(f"mill.v1.{queue}", _message(*foreign))
+                foreign = _step(queue, {**batch, "recipe_hash": "0" * 64})
+                client.rpush(f"mill.v1.{queue}", packed(foreign))
             # While no generate worker is there, garbage waits and lost work is still looked for.
             one.begin("beat", "sink")
             eventually(

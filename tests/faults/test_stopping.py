@@ -53,7 +53,12 @@ def test_calls_longer_than_the_grace_period_are_cut_off_and_made_again(
             one.begin("generate.a")
             one.settle(8)
             calls = one.accounted(llm, 8, paired=8)
+    log = (tmp_path / "generate.a.log").read_text()
     print(f"ended after {seconds:.1f} s")
+    handed_back = [line for line in log.splitlines() if " reject requeue=True: " in line]
+    assert len(handed_back) == 2, log  # a line for each batch
+    assert all(" WARNING Task prefmill.generate[" in line for line in handed_back)
+    assert "Traceback" not in log
     assert code == 0
     assert 2 <= seconds < 2 + SLACK_S
     assert calls["repeated"] == calls["aborted"] == 8

@@ -208,8 +208,10 @@ def test_a_message_that_names_an_address_or_a_key_is_set_aside_and_nobody_is_cal
         listed = eventually(lambda: _aside(one, 5), within_s=30, what=f"5 set aside\n{one.logs()}")
         assert one.status()["in_flight"] == 1
         asked = llm.stats()["models"]
-    # A generator that the recipe does not have is found out when the work begins.
-    assert {entry["queue"] for entry in listed} == {queue, "prefmill.generate"}
+    assert {entry["queue"] for entry in listed} == {queue}
+    reasons = [entry["reason"] for entry in listed]
+    for found in ("another version", "other arguments", "by name", "the generator", "header"):
+        assert sum(found in reason for reason in reasons) == 1, reasons
     assert other.seen == []
     assert not sum(model["requests"] for model in asked.values())
 
@@ -223,9 +225,9 @@ def _changed(real: dict[str, Any], way: dict[str, str]) -> Iterator[dict[str, An
         [[batch, name], way, embedded],
         [[batch, way["base_url"]], {}, embedded],
     ]
-    for number, body in enumerate(bodies):
+    for body in bodies:
         packed = base64.b64encode(json.dumps(body).encode()).decode()
-        yield {**real, "body": packed, "headers": {**real["headers"], "id": f"x.{number}"}}
+        yield {**real, "body": packed}
     yield {**real, "headers": {**real["headers"], **way}}
 
 

@@ -5,10 +5,13 @@ import logging
 import sys
 
 import pytest
+from celery import Celery
+from celery.app.trace import build_tracer
+from celery.exceptions import Reject
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.logs import Formatter, LogFormat
+from workers.logs import Formatter, LogFormat, configure
 from workers.masking import hide
 
 FORGED = "x\n2026-01-01T00:00:00.000+00:00 ERROR   forged\r\x1b[2K\x1b[31m\u2028\u0085\0\x07\u202e"
@@ -118,3 +121,27 @@ def test_a_hidden_value_is_masked_wherever_it_stands(log_format: LogFormat, secr
     for written in (secret, json.dumps(secret)[1:-1], repr(secret)[1:-1]):
         assert written not in told
     assert "***" in told
+
+
+@pytest.mark.parametrize("trouble", [Reject("the ledger is away", requeue=True), KeyError("x")])
+def test_a_message_that_is_handed_back_takes_one_line_and_a_bug_its_traceback(
+    trouble: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)  # caplog's handlers stay
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    configure()
+    app = Celery("test", broker="memory://", backend="cache+memory://", set_as_current=False)
+
+    name = type(trouble).__name__  # Celery knows a name's first task for ever
+
+    @app.task(name=name)  # type: ignore[untyped-decorator]
+    def work() -> None:
+        raise trouble
+
+    request = {"id": "id", "delivery_info": {}}
+    build_tracer(name, app.tasks[name], app=app)("id", (), {}, request)
+    (told,) = caplog.records
+    lines = Formatter("text").format(told).splitlines()
+    assert f"Task {name}[id]" in lines[0]
+    assert repr(trouble) in lines[0]
+    assert ("Traceback" in "".join(lines)) == (len(lines) > 1) == isinstance(trouble, KeyError)
