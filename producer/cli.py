@@ -466,7 +466,7 @@ def compact(
 ) -> None:
     """Replace changed pairs and many small shards on the Hub by few, in one commit.
 
-    Delivers again what someone deleted there.
+    Delivers again what someone deleted there, and removes shards that the ledger does not know.
     """
     from producer.delivering import deliver, summary
     from producer.rebuild import check as check_run

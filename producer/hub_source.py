@@ -203,7 +203,7 @@ def _advice(exc: BaseException) -> str:
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     if any(isinstance(one, MemoryError) for one in (exc, exc.__cause__, exc.__context__)):
-        return f"{TOO_MUCH}; accepted: files whose row groups are smaller"
+        return TOO_MUCH
     status = getattr(getattr(exc, "response", None), "status_code", None)
     if isinstance(exc, RevisionNotFoundError):
         return "there is no such revision; check source.revision"

@@ -1,9 +1,10 @@
 """A bound on the memory that reading one piece of a source may take.
 
-Parquet unpacks: a few kilobytes may hold gigabytes, in a page, in a dictionary that a million rows
-point to, in one row's list; and what a file says of its own sizes may be wrong. So the kernel is
-asked to refuse: what is too much raises MemoryError where it is allocated. It bounds the whole
-process, Arrow's own memory included, on Linux; elsewhere nothing.
+Parquet unpacks: a page takes up to three times its size, and a few kilobytes may hold gigabytes, in
+a page, in a dictionary that a million rows point to, in one row's list; and what a file says of its
+own sizes may be wrong. So the kernel is asked to refuse: what is too much raises MemoryError where
+it is allocated. It bounds the whole process, Arrow's own memory included, on Linux; elsewhere
+nothing.
 """
 
 import resource
@@ -15,10 +16,13 @@ from pathlib import Path
 import pyarrow as pa
 
 #: Bytes that may come on top of what the process had when it first read something.
-MORE_BYTES = 512 * 1024 * 1024
+MORE_BYTES = 768 * 1024 * 1024
 
 #: What is said of a piece that would have taken more.
-TOO_MUCH = f"it unpacks to more than fits into {MORE_BYTES:,} bytes of memory, read in pieces"
+TOO_MUCH = (
+    f"it unpacks to more than fits into {MORE_BYTES:,} bytes of memory, read in pieces; accepted: "
+    "smaller pages, such as a Parquet file has that is written with row_group_size=100"
+)
 
 
 @contextmanager

@@ -24,8 +24,9 @@ log = logging.getLogger(__name__)
 #: What reading a CSV or Parquet file raises when the file is not what its name says.
 TABLE_ERRORS = (pa.ArrowException, csv.Error, MemoryError)
 
-#: Rows of a Parquet file that are unpacked at a time.
+#: Rows of a Parquet file that are unpacked at a time, and from the first on that are too much so.
 TOGETHER = 64
+FEW = 8
 
 #: Bytes that such rows, or one of them, may have as Arrow holds them before they become objects.
 MAX_UNPACKED_BYTES = 4 * MAX_ROW_BYTES
@@ -137,12 +138,25 @@ def rows_of(file: pq.ParquetFile, columns: Columns, name: str, start: int) -> It
         OSError, TABLE_ERRORS: it cannot be read.
     """
     names = storable(file.schema_arrow, columns, name)
-    groups, number = _groups_from(file.metadata, start)
-    batches = file.iter_batches(TOGETHER, row_groups=groups, columns=names, use_threads=False)
-    while (batch := _next_batch(batches, name, number)) is not None:
-        first = min(batch.num_rows, max(0, start - number))
-        number += batch.num_rows
-        yield from _batch_rows(batch.slice(first))
+    try:
+        for batch in _batches(file, names, start, TOGETHER):
+            if batch.nbytes > MAX_UNPACKED_BYTES:
+                del batch
+                break
+            yield from _batch_rows(batch)
+            start += batch.num_rows
+            del batch  # or it would count while the next one is read
+        else:
+            return
+    except MemoryError:
+        pass
+    try:
+        for batch in _batches(file, names, start, FEW):
+            yield from _batch_rows(batch)
+            start += batch.num_rows
+            del batch
+    except MemoryError as exc:
+        raise SourceError(f"source: {name} after row {start}: {TOO_MUCH}") from exc
 
 
 def parquet_count(path: Path) -> int:
@@ -162,12 +176,21 @@ def _groups_from(metadata: pq.FileMetaData, start: int) -> tuple[list[int], int]
     return list(range(group, metadata.num_row_groups)), before
 
 
-def _next_batch(batches: Iterator[pa.RecordBatch], name: str, before: int) -> pa.RecordBatch | None:
-    try:
+def _batches(
+    file: pq.ParquetFile, names: list[str], start: int, together: int
+) -> Iterator[pa.RecordBatch]:
+    """The rows after the first `start`, a few at a time. Raises: MemoryError."""
+    groups, number = _groups_from(file.metadata, start)
+    batches = file.iter_batches(together, row_groups=groups, columns=names, use_threads=False)
+    while True:
         with bounded():
-            return next(batches, None)
-    except MemoryError as exc:
-        raise SourceError(f"source: {name} after row {before}: {TOO_MUCH}") from exc
+            batch = next(batches, None)
+        if batch is None:
+            return
+        first = min(batch.num_rows, max(0, start - number))
+        number += batch.num_rows
+        yield batch.slice(first)
+        del batch
 
 
 def _batch_rows(batch: pa.RecordBatch) -> Iterator[Found]:

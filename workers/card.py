@@ -16,7 +16,7 @@ from workers.front_matter import ConfigurationFacts, dumped, merged
 from workers.records import whole_characters
 from workers.rows import DEFAULT, FULL
 
-__all__ = ["ConfigurationFacts", "Counts", "render"]
+__all__ = ["ConfigurationFacts", "Counts", "names", "render"]
 
 BEGIN, END = "<!-- prefmill:begin -->", "<!-- prefmill:end -->"
 
@@ -83,6 +83,16 @@ def render(
         return f"---\n{merged('', configurations)}---\n\n{below}"
     body = existing[found.end() :] if found else f"\n{existing}"
     return f"---\n{header}---\n{_replaced(ours, body) or _below(ours, body)}"
+
+
+def names(text: str, run: str) -> bool:
+    """Whether a card says that its repository is this run's."""
+    lines = [line.rstrip() for line in text.splitlines()]
+    return any(
+        lines[at : at + 3] == [BEGIN, "", f"# {_plain(run)}"]
+        for at, line in enumerate(lines)
+        if line == BEGIN
+    )
 
 
 def _replaced(ours: str, text: str) -> str | None:

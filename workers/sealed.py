@@ -5,6 +5,7 @@ here until it is delivered: what is sent again is the same file, from whichever 
 holds, and how it is sent, is unknown here.
 """
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -26,12 +27,16 @@ from workers.entries import (
     hold,
 )
 from workers.outbox import Outbox
+from workers.rows import CONFIGURATIONS
 from workers.tables import outbox, shards
 
 #: Made by a compaction that is not known to be through yet; to go with it; gone.
 ARRIVING = "arriving"
 LEAVING = "leaving"
 GONE = "gone"
+
+#: Columns of a file of which it is not known what it holds: never those of the run.
+UNKNOWN = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,18 @@ class File:
     def path(self) -> str:
         """Where it lies in the repository. Zero-padded: shards sort as texts."""
         return f"data/{self.configuration}/train-{self.number:06d}.parquet"
+
+
+_NUMBER = "[0-9]{6}|[1-9][0-9]{6,8}"
+_PATH = re.compile(rf"data/({'|'.join(CONFIGURATIONS)})/train-({_NUMBER})\.parquet")
+
+
+def found_file(path: str, size: int, sha256: str | None) -> File | None:
+    """A file of a repository as one of a shard; None if shards have no files of that name."""
+    named = _PATH.fullmatch(path)
+    if named is None:
+        return None
+    return File(int(named[2]), named[1], 0, size, sha256 or "", UNKNOWN, GONE)
 
 
 class SealedOutbox(Outbox):
@@ -133,7 +150,10 @@ class SealedOutbox(Outbox):
             known |= {row.sequence: row.revision for row in hold(connection, some)}
         return known == expected
 
-    def _insert_files(self, connection: Connection, files: Sequence[File]) -> None:
+    def _insert_files(
+        self, connection: Connection, files: Sequence[File], *, known: bool = False
+    ) -> None:
+        """With `known`, those that are entered already stay as they are."""
         if files:
             entries = [
                 {
@@ -150,7 +170,8 @@ class SealedOutbox(Outbox):
                 }
                 for file in files
             ]
-            connection.execute(self._insert(shards), entries)
+            insert = self._insert(shards)
+            connection.execute(insert.on_conflict_do_nothing() if known else insert, entries)
 
     def shards_delivered(self, numbers: Iterable[int]) -> None:
         """Note that sealed shards are in the repository; their bytes are not kept any longer."""
@@ -199,6 +220,14 @@ class SealedOutbox(Outbox):
         with self._transaction(reading=True) as connection:
             return set(connection.scalars(query))
 
+    def adopt(self, files: Sequence[File]) -> None:
+        """Enter files that are there without the ledger's knowing: their numbers are taken.
+
+        They go with the compaction that their numbers are planned for.
+        """
+        with self._transaction() as connection:
+            self._insert_files(connection, files, known=True)
+
     def plan(
         self,
         leaving: Iterable[int],
@@ -228,7 +257,10 @@ class SealedOutbox(Outbox):
                 }
                 alter(connection, sequences, change)
             gone = and_(self._shards, shards.c.number.in_(sorted(set(leaving))))
-            connection.execute(update(shards).where(gone).values(state=LEAVING))
+            # Should the plan be cancelled, what never arrived as it was sealed is no shard yet.
+            sure = case((shards.c.state == DELIVERED, shards.c.columns), else_=UNKNOWN)
+            left = {"state": LEAVING, "columns": sure, "content": None}
+            connection.execute(update(shards).where(gone).values(left))
         return True
 
     def arrive(self, files: Sequence[File]) -> None:
@@ -245,7 +277,7 @@ class SealedOutbox(Outbox):
                 connection.execute(delete(shards).where(gone))
 
     def cancel(self) -> None:
-        """Forget a planned compaction of which nothing was sent."""
+        """Forget a planned compaction; nothing is sealed before the next if files were not ours."""
         with self._transaction() as connection:
             planned = and_(self._mine, outbox.c.next_sealed.is_not(None))
             hold(connection, planned)
@@ -274,6 +306,7 @@ class SealedOutbox(Outbox):
                 "shard": outbox.c.next_shard,
                 "rows": outbox.c.next_rows,
                 "state": case((unchanged, DELIVERED), else_=CHANGED),
+                "delivered_at": func.coalesce(outbox.c.delivered_at, time.time()),
             }
             connection.execute(update(outbox).where(planned).values(**moved, **cleared))
             gone = and_(self._shards, shards.c.state == LEAVING)

@@ -117,10 +117,10 @@ class Shards:
 
     # -- compaction ----------------------------------------------------------------------------
 
-    def compact(self, lost: Collection[int] = ()) -> bool:
+    def compact(self, other: Collection[int] = ()) -> bool:
         """Plan how few new shards replace changed, small and outdated ones; False if none are due.
 
-        So are those that are `lost`, of which not all files are where they should be.
+        So are the `other` ones, whose files in the repository are not the ledger's.
 
         Nothing is sent; a plan that was made is carried out by the next delivery. Raises:
         LedgerError if pairs keep changing meanwhile.
@@ -128,7 +128,7 @@ class Shards:
         for _ in range(TRIES):
             self._outbox.abandon()
             shapes = self.shapes()
-            leaving = self._leaving(shapes, lost)
+            leaving = self._leaving(shapes, other)
             if not leaving:
                 return False
             held = self._outbox.held_by(leaving)
@@ -145,7 +145,7 @@ class Shards:
                 return True
         raise LedgerError("shards: the pairs to compact changed again and again meanwhile")
 
-    def _leaving(self, shapes: Mapping[str, Shape], lost: Collection[int]) -> set[int]:
+    def _leaving(self, shapes: Mapping[str, Shape], other: Collection[int]) -> set[int]:
         sizes: dict[int, int] = {}
         outdated = set()
         for file in self._outbox.files(DELIVERED):
@@ -153,7 +153,7 @@ class Shards:
             if file.columns != shapes[file.configuration].digest:
                 outdated.add(file.number)
         small = {number for number, rows in sizes.items() if rows < SMALL}
-        due = self._outbox.changed_shards() | outdated | (set(lost) & sizes.keys())
+        due = self._outbox.changed_shards() | outdated | set(other)
         # One small shard alone is as few as it gets, unless others are written anew anyway.
         return due | small if due or len(small) > 1 else due
 

@@ -2,7 +2,9 @@
 
 Before anything is sent the repository is looked at: a shard that is there already was sent by an
 attempt whose answer was lost. A commit names the one that it was made for; if another came first,
-it is looked at again. The card goes with the shards.
+it is looked at again. The card goes with the shards. Where the repository and the ledger differ, by
+an older ledger that came back or by someone's hand, deliveries stand still until a person asks for
+a compaction: the ledger is right then.
 """
 
 import logging
@@ -19,7 +21,7 @@ from workers.gate import why_unsafe
 from workers.ledger import Ledger
 from workers.recipe import Recipe
 from workers.rows import CONFIGURATIONS, DEFAULT
-from workers.sealed import ARRIVING, LEAVING, File
+from workers.sealed import ARRIVING, LEAVING, File, found_file
 from workers.settings import hub_endpoint, hub_token, secrets
 from workers.shards import Shards
 
@@ -58,9 +60,12 @@ class ToHub:
         self, go_on: Callable[[], bool], tell: Callable[[str], None], *, compact: bool
     ) -> None:
         """Push what is sealed, then seal and push what waits; a compaction comes first."""
-        head = self._look()  # before anything is fixed: a token that is refused seals nothing
+        # Before anything is fixed: a token that is refused seals nothing.
+        head = self._look(compact=compact)
+        if compact and self._outbox.files(LEAVING) and any(self._differing(head)):
+            self._outbox.cancel()  # by a plan that does not know of it, rows could be there twice
         head = self._push_compaction(head)
-        if compact and self._shards.compact(self._lost(head)):
+        if compact and self._shards.compact(self._other_shards(head, tell)):
             head = self._push_compaction(head)
         head = self._push_sealed(head)
         self._refuse_changed()
@@ -112,8 +117,9 @@ class ToHub:
         for file in files:
             if file.path in there and not there[file.path].holds(self._outbox.content(file)):
                 raise DestinationRefused(
-                    f"hub.repo_id: {file.path} in {self._place} holds something else, from another "
-                    "run or a person; accepted: a repository of this run's own"
+                    f"hub.repo_id: {file.path} in {self._place} holds something else: an older "
+                    "ledger came back, or others write there; accepted: `prefmill compact`, which "
+                    "makes the run's shards there equal to the ledger, or another repository"
                 )
         missing = [file for file in files if file.path not in there]
         self._hold_back(missing)
@@ -135,7 +141,7 @@ class ToHub:
         assert self._recipe.hub is not None
         return self._recipe.hub.repo_id
 
-    def _look(self) -> str:
+    def _look(self, *, compact: bool = False) -> str:
         """The newest commit, in a repository that holds no data but this run's."""
         head = self._repository.find()
         if head is None:
@@ -146,18 +152,53 @@ class ToHub:
         if self._outbox.files(DELIVERED, LEAVING):
             return head  # it was looked at before the first shard went there
         ours = {file.path for file in self._outbox.files(SEALED, ARRIVING)}
-        for path in self._repository.paths(head):
-            if path.endswith(_DATA) and path not in ours:
-                raise DestinationRefused(
-                    f"hub.repo_id: {self._place} holds {path}, which this run did not write; "
-                    "accepted: a repository of its own, which is made if it is not there"
-                )
+        paths = self._repository.paths(head)
+        others = [path for path in paths if path.endswith(_DATA) and path not in ours]
+        mine = bool(others) and card.names(self._repository.card(head), self._recipe.name)
+        if others and not mine:
+            raise DestinationRefused(
+                f"hub.repo_id: {self._place} holds {others[0]}, which this run did not write; "
+                "accepted: a repository of its own, which is made if it is not there"
+            )
+        unknown = [path for path in others if found_file(path, 0, None)]
+        if unknown and not compact:
+            raise DestinationRefused(
+                f"hub.repo_id: {self._place} holds {unknown[0]}, of which this ledger knows "
+                "nothing; accepted: `prefmill compact`, which makes the run's shards there equal "
+                "to the ledger, or another repository"
+            )
         return head
 
-    def _lost(self, head: str) -> set[int]:
-        """Delivered shards of which someone deleted a file in the repository."""
-        there = set(self._repository.paths(head))
-        return {f.number for f in self._outbox.files(DELIVERED) if f.path not in there}
+    def _differing(self, head: str) -> tuple[set[int], list[File]]:
+        """Delivered shards that are not there as a whole, and files that are not the ledger's."""
+        known = {f.path: f for f in self._outbox.files(SEALED, DELIVERED, ARRIVING, LEAVING)}
+        paths = [path for path in self._repository.paths(head) if found_file(path, 0, None)]
+        there = self._repository.existing(paths, head)
+        lost = {f.number for f in known.values() if f.state == DELIVERED and f.path not in there}
+        others = []
+        for path, blob in there.items():
+            ours = known.get(path)
+            same = ours and (ours.state == LEAVING or blob.may_hold(ours.size, ours.sha256))
+            if not same and (file := found_file(path, blob.size, blob.sha256)):
+                others.append(file)
+        return lost, others
+
+    def _other_shards(self, head: str, tell: Callable[[str], None]) -> set[int]:
+        """The numbers of shards that a compaction has to replace for what the repository holds.
+
+        Raises: DestinationRefused if it does not say that it is this run's.
+        """
+        lost, others = self._differing(head)
+        if others:
+            if not card.names(self._repository.card(head), self._recipe.name):
+                raise DestinationRefused(
+                    f"hub.repo_id: {self._place} holds {others[0].path}, which this ledger does "
+                    "not know, and its card does not name this run; accepted: that file away, or "
+                    "another repository"
+                )
+            tell(f"{len(others)} files of {self._place} are not the ledger's; they are replaced")
+            self._outbox.adopt(others)
+        return lost | {file.number for file in others}
 
     def _refuse_lost(self, lost: Iterable[File]) -> None:
         for file in lost:

@@ -3,8 +3,10 @@
 What arrived is counted on the other side, never asked of prefmill alone.
 """
 
+import io
 import json
 import random
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from producer.columns import SourceColumns
@@ -244,7 +247,13 @@ def test_destinations_that_are_down_for_a_while_lose_nothing(
         there.check(there.one.status())
 
 
-def made(there: Delivering, start: int, count: int, say: str = "say something.") -> None:
+def made(
+    there: Delivering,
+    start: int,
+    count: int,
+    say: str = "say something.",
+    words: tuple[str, str] = ("Good", "Bad"),
+) -> None:
     """Enter prompts that end with one pair each, as the sink would, without calling any LLM.
 
     The first one asks for something of its own.
@@ -267,15 +276,15 @@ def made(there: Delivering, start: int, count: int, say: str = "say something.")
         schema=columns.to_text(),
         batch_size=count,
     )
-    outcomes = [ended(prompt.key(loaded.name), n) for n, prompt in enumerate(prompts, start)]
+    outcomes = [ended(prompt.key(loaded.name), n, words) for n, prompt in enumerate(prompts, start)]
     names = loaded.destinations.values()
     assert ledger.commit(loaded.name, batch, outcomes, names) == count
     ledger.close()
 
 
-def ended(key: str, number: int) -> Outcome:
+def ended(key: str, number: int, words: tuple[str, str]) -> Outcome:
     """A pair of two texts of about 1 KB."""
-    good, bad = (f"{word} answer {number}. " + "It goes on. " * 80 for word in ("Good", "Bad"))
+    good, bad = (f"{word} answer {number}. " + "It goes on. " * 80 for word in words)
     generations = (Generation("a", "model-a", text=good), Generation("b", "model-b", text=bad))
     low = float(number % 4 + 1)
     ratings = (Rating(5.0, f"right {number}"), Rating(low, f"wrong {number}"))
@@ -601,3 +610,187 @@ def test_pairs_that_change_are_replaced_in_one_commit(
     assert len(there.loaded()) == len(there.loaded("full")) == rows
     assert there.one.call("compact").returncode == 0
     assert there.commits() == commits + 1
+
+
+def copied(source: Path, target: Path) -> None:
+    """Bring one ledger's content into another, as `.backup` and `.restore` of sqlite3 do."""
+    with sqlite3.connect(source) as read, sqlite3.connect(target) as written:
+        read.backup(written)
+    read.close()
+    written.close()
+
+
+def check_equal(there: Delivering) -> None:
+    """The repository's files have the ledger's rows, each once, whatever the order."""
+    for configuration in ("default", "full"):
+        found = [
+            row
+            for path, content in there.hub.repositories[REPO].files.items()
+            if path.startswith(f"data/{configuration}/")
+            for row in pq.read_table(io.BytesIO(content)).to_pylist()
+        ]
+        texts, ours = (
+            Counter(json.dumps(row, sort_keys=True) for row in rows)
+            for rows in (found, there.one.rows(configuration))
+        )
+        assert texts == ours
+        assert set(texts.values()) <= {1}
+
+
+def sync(there: Delivering) -> None:
+    """Deliver to the Hub within this process, whose environment is the mill's: no second lost."""
+    ledger = Ledger(there.one.environment["PREFMILL_DATABASE_URL"])
+    loaded = load(str(there.one.recipe))
+    assert Delivery(ledger, loaded, "hub", threading.Event()).run(patience_s=10)
+    ledger.close()
+
+
+@pytest.fixture
+def going_back(
+    tmp_path: Path,
+    hub: HubServer,
+    argilla: ArgillaServer,
+    llm: LlmServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Delivering:
+    """Destinations and a ledger that `sync` can deliver from."""
+    there = delivering(tmp_path, hub, argilla, llm)
+    for name, value in there.one.environment.items():
+        if name.startswith(("HF_", "ARGILLA_", "PREFMILL_", "NO_PROXY")):
+            monkeypatch.setenv(name, value)
+    return there
+
+
+quiet = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+
+
+def gone_back(there: Delivering) -> None:
+    """Of four deliveries the ledger forgets the last three, and their prompts come out otherwise.
+
+    Somebody's own files lie in the repository.
+    """
+    ledger, copy = (there.one.folder / name for name in ("prefmill-data/ledger.db", "copy.db"))
+    for number in range(4):
+        made(there, number * 10, 10)
+        sync(there)
+        if number == 0:
+            copied(ledger, copy)
+    there.hub.put(REPO, OTHERS)
+    copied(copy, ledger)
+    made(there, 10, 30, words=("Fine", "Poor"))
+    refused = there.one.call("sync", "hub")
+    assert refused.returncode == 2, refused.stderr
+    assert "data/default/train-000001.parquet" in refused.stderr
+    assert "prefmill compact" in refused.stderr
+
+
+OTHERS = {"notes.md": b"mine", "data/extra/train-000003.parquet": b"mine", "more.csv": b"a,b"}
+
+
+@quiet
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {},
+        {"status": 500, "applied": True},
+        {"cut": True},
+        {"status": 412},
+    ],
+    ids=["no-fault", "answer-lost", "cut", "other-commit"],
+)
+def test_after_going_back_to_an_older_ledger_compact_makes_the_repository_equal_to_it(
+    going_back: Delivering, fault: dict[str, Any]
+) -> None:
+    there, hub = going_back, going_back.hub
+    gone_back(there)
+    commits = there.commits()
+    injected = hub.fail("POST .*/commit/", **fault) if fault else None
+    done = there.one.call("compact")
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0, done.stderr
+    assert injected is None or injected.hits == 1
+    assert there.commits() == commits + 1
+    check_equal(there)
+    made(there, 40, 10)
+    sync(there)
+    assert there.commits() == commits + 2
+    check_equal(there)
+    assert len(there.loaded()) == len(there.loaded("full")) == 50
+    files = hub.repositories[REPO].files
+    assert {path: files.get(path) for path in OTHERS} == OTHERS
+    assert there.one.status()["deliveries"]["hub"] == {"pending": 0, "delivered": 50}
+
+
+@quiet
+@pytest.mark.parametrize(("applied", "then"), [(True, "sync"), (False, "sync"), (True, "compact")])
+def test_a_compaction_by_an_older_ledger_that_was_killed_is_carried_on(
+    going_back: Delivering, applied: bool, then: str
+) -> None:
+    there, hub = going_back, going_back.hub
+    gone_back(there)
+    commits = there.commits()
+    slow = hub.fail("POST .*/commit/", cut=True, applied=applied, delay_s=3)
+    process = there.one.start("compact")
+    eventually(lambda: slow.hits, within_s=30, what="a commit\n" + there.one.logs())
+    process.kill()
+    process.wait()
+    if applied:
+        eventually(lambda: there.commits() > commits, within_s=30, what="the commit")
+    done = there.one.call(then, *(["hub"] if then == "sync" else []))
+    assert done.returncode == 0, done.stderr
+    assert there.commits() == commits + 1
+    check_equal(there)
+
+
+@quiet
+def test_a_plan_of_an_older_ledger_gives_way_to_one_that_knows_what_is_there(
+    going_back: Delivering, tmp_path: Path
+) -> None:
+    there, hub = going_back, going_back.hub
+    ledger, copy = tmp_path / "prefmill-data/ledger.db", tmp_path / "copy.db"
+    for start in (0, 10):
+        made(there, start, 10)
+        sync(there)
+    away = hub.fail("POST .*/commit/", times=100, status=503, headers={"Retry-After": "600"})
+    assert there.one.call("compact").returncode != 0
+    away.times = 0
+    copied(ledger, copy)  # a compaction is planned and was not sent
+    made(there, 20, 10)
+    assert there.one.call("compact").returncode == 0
+    made(there, 30, 10)
+    sync(there)
+    copied(copy, ledger)
+    made(there, 20, 20, words=("Fine", "Poor"))
+    refused = there.one.call("sync", "hub")
+    assert refused.returncode == 2, refused.stderr
+    assert "prefmill compact" in refused.stderr
+    done = there.one.call("compact")
+    assert done.returncode == 0, done.stderr
+    check_equal(there)
+
+
+@quiet
+def test_a_ledger_from_before_the_first_delivery_may_take_its_own_repository_back(
+    going_back: Delivering, tmp_path: Path
+) -> None:
+    there, hub = going_back, going_back.hub
+    ledger, copy = tmp_path / "prefmill-data/ledger.db", tmp_path / "copy.db"
+    made(there, 0, 3)
+    copied(ledger, copy)
+    for start in (3, 6):
+        sync(there)
+        made(there, start, 3)
+    copied(copy, ledger)
+    made(there, 3, 3, words=("Fine", "Poor"))
+    refused = there.one.call("sync", "hub")
+    assert refused.returncode == 2
+    assert "prefmill compact" in refused.stderr
+    card = hub.repositories[REPO].files["README.md"]
+    hub.put(REPO, {"README.md": card.replace(b"# mill", b"# another")})
+    refused = there.one.call("compact")
+    assert refused.returncode == 2
+    assert "did not write" in refused.stderr
+    hub.put(REPO, {"README.md": card})
+    assert there.one.call("compact").returncode == 0
+    check_equal(there)
+    assert len(there.loaded()) == 6

@@ -13,7 +13,7 @@ import pytest
 
 from producer.columns import SourceColumns
 from workers.entries import DELIVERED, HUMAN, PAIRS, RECORD, SEALED, Entry
-from workers.errors import LedgerError
+from workers.errors import DestinationRefused, LedgerError
 from workers.ledger import Curated, Ledger
 from workers.records import (
     PAIRED,
@@ -25,7 +25,7 @@ from workers.records import (
     Prompt,
     Rating,
 )
-from workers.sealed import ARRIVING, GONE, LEAVING
+from workers.sealed import ARRIVING, GONE, LEAVING, found_file
 from workers.shards import Shards
 
 RUN, HUB, ARGILLA = "run", "hub:me/set", "argilla:argilla/set"
@@ -229,6 +229,53 @@ def test_a_compaction_that_was_never_planned_to_its_end_is_forgotten(ledger: Led
     outbox.compacted()
     outbox.abandon()
     assert outbox.files(ARRIVING) == []
+
+
+def test_shards_that_the_ledger_does_not_know_go_with_a_compaction_even_after_a_cancelled_one(
+    ledger: Ledger,
+) -> None:
+    make(ledger, "a")
+    deliver(ledger)
+    make(ledger, "b")
+    assert shards_of(ledger).seal()
+    outbox = ledger.sealed(RUN, HUB)
+    paths = ["data/default/train-000001.parquet", "data/full/train-000007.parquet"]
+    found = [file for path in paths if (file := found_file(path, 9, "sha")) is not None]
+    assert [file.path for file in found] == paths
+    outbox.adopt(found)
+    assert outbox.next_number() == 8
+    make(ledger, "c")
+    for _ in range(2):
+        assert shards_of(ledger).compact({1, 7})
+        assert set(paths) <= {file.path for file in outbox.files(LEAVING)}
+        assert outbox.files(SEALED) == []
+        assert chosen(ledger, ARRIVING) == ["good a", "good b"]
+        outbox.cancel()
+        with pytest.raises(DestinationRefused, match="prefmill compact"):
+            shards_of(ledger).seal()
+    assert outbox.backlog().delivered == 1
+    assert shards_of(ledger).compact()
+    assert outbox.next_number() == 11
+    outbox.compacted()
+    assert (outbox.backlog().delivered, outbox.backlog().changed) == (2, 0)
+    assert {file.number for file in outbox.files(DELIVERED)} == {10}
+    deliver(ledger)
+    assert outbox.backlog().delivered == 3
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "data/other/train-000001.parquet",
+        "data/default/train-1.parquet",
+        "data/default/train-0000001.parquet",
+        "data/default/train-00000-of-00001.parquet",
+        "data/default/more/train-000001.parquet",
+        "train-000001.parquet",
+    ],
+)
+def test_files_of_other_names_are_no_shards(path: str) -> None:
+    assert found_file(path, 1, None) is None
 
 
 def test_people_add_rows_and_their_second_thoughts_count_as_changes(ledger: Ledger) -> None:

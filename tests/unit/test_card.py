@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.card import BEGIN, END, ConfigurationFacts, Counts, render
+from workers.card import BEGIN, END, ConfigurationFacts, Counts, names, render
 from workers.recipe import Recipe
 from workers.records import Pair, Prompt
 from workers.rows import default_row
@@ -445,3 +445,12 @@ def test_a_card_rendered_again_is_the_same(existing: str, text: str, rows: int) 
     assert card(existing, **changes) == once
     assert card(once, **changes) == once
     assert yaml.safe_load(once.split("---\n")[1])["tags"][-1] == "prefmill"
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_card_names_the_run_whose_repository_it_stands_in(line_end: str) -> None:
+    text = card("Mine.\n\n# another\n", run="mill-2").replace("\n", line_end)
+    assert names(text, "mill-2")
+    assert not any(names(text, run) for run in ("mill", "another", "mill-22"))
+    assert not names("# mill-2\n", "mill-2")
+    assert not names("", "mill-2")

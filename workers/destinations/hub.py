@@ -35,6 +35,10 @@ class Blob:
     oid: str
     sha256: str | None = None
 
+    def may_hold(self, size: int, sha256: str) -> bool:
+        """Whether it is as large, and the same as far as the Hub tells: of LFS, it tells all."""
+        return self.size == size and self.sha256 in (None, sha256)
+
     def holds(self, content: bytes) -> bool:
         """Whether the file has exactly this content."""
         if self.size != len(content):
