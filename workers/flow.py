@@ -9,7 +9,7 @@ it holds nothing but ids; what the models answered travels in the header's resul
 
 from collections.abc import Sequence
 
-from celery import Celery, chain, chord, group
+from celery import Celery, chain, chord
 from celery.canvas import Signature
 from kombu.exceptions import OperationalError
 from redis.exceptions import OutOfMemoryError, RedisError
@@ -72,7 +72,7 @@ def _chord(app: Celery, recipe: Recipe, batch: Batch) -> Signature:
         _step(app, JUDGE, "judge", batch).set(queue=queue(batch.run, "judge")),
         _step(app, SINK, "sink", batch).set(queue=queue(batch.run, "sink")),
     )
-    return chord(group(header, app=app, task_id=join_id(batch)), body, app=app)
+    return chord(header, body, app=app, task_id=join_id(batch))
 
 
 def _step(app: Celery, name: str, step: str, batch: Batch, *more: str) -> Signature:

@@ -693,8 +693,8 @@ OTHERS = {"notes.md": b"mine", "data/extra/train-000003.parquet": b"mine", "more
     [
         {},
         {"status": 500, "applied": True},
-        {"cut": True},
-        {"status": 412},
+        pytest.param({"cut": True}, marks=pytest.mark.chaos),
+        pytest.param({"status": 412}, marks=pytest.mark.chaos),
     ],
     ids=["no-fault", "answer-lost", "cut", "other-commit"],
 )
@@ -722,7 +722,14 @@ def test_after_going_back_to_an_older_ledger_compact_makes_the_repository_equal_
 
 
 @quiet
-@pytest.mark.parametrize(("applied", "then"), [(True, "sync"), (False, "sync"), (True, "compact")])
+@pytest.mark.parametrize(
+    ("applied", "then"),
+    [
+        (True, "sync"),
+        pytest.param(False, "sync", marks=pytest.mark.chaos),
+        pytest.param(True, "compact", marks=pytest.mark.chaos),
+    ],
+)
 def test_a_compaction_by_an_older_ledger_that_was_killed_is_carried_on(
     going_back: Delivering, applied: bool, then: str
 ) -> None:
