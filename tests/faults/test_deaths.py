@@ -11,6 +11,9 @@ from tests.mill import eventually, recipe
 
 PROMPTS = 72
 
+#: A message that was popped and not yet noted is gone with its worker: the reconciler's part.
+DEADLINE_S = 10
+
 #: Slots a model of the LLM server, so what a killed worker can be about to read of one.
 SLOTS = 8
 
@@ -20,7 +23,7 @@ def test_a_worker_killed_in_the_middle_of_its_batches_costs_no_row_and_no_answer
     tmp_path: Path, broker_url: str, fleet_url: str
 ) -> None:
     with LlmServer(latency="fixed:0.4", slots=SLOTS) as llm:
-        data = recipe(llm.base_url, {"file": "prompts.jsonl"})
+        data = recipe(llm.base_url, {"file": "prompts.jsonl"}, fleet={"deadline": DEADLINE_S})
         urls = {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": fleet_url}
         with fleet(tmp_path, data, **urls) as one:
             one.begin(*ROLES)
@@ -46,7 +49,7 @@ def test_a_fleet_killed_as_a_whole_goes_on_where_it_was(
     tmp_path: Path, broker_url: str, fleet_url: str
 ) -> None:
     with LlmServer(latency="fixed:0.4", slots=SLOTS) as llm:
-        data = recipe(llm.base_url, {"file": "prompts.jsonl"})
+        data = recipe(llm.base_url, {"file": "prompts.jsonl"}, fleet={"deadline": DEADLINE_S})
         urls = {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": fleet_url}
         with fleet(tmp_path, data, **urls) as one:
             one.begin(*ROLES)

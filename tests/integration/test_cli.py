@@ -116,6 +116,7 @@ def test_exports_hold_the_same_rows_in_either_form(tmp_path: Path, llm: LlmServe
     assert json.loads(full["metadata"])["judgements"][0]["judge"] == "judge"
 
 
+@pytest.mark.chaos
 def test_an_endpoint_that_takes_no_schema_is_asked_for_text(tmp_path: Path, llm: LlmServer) -> None:
     refusal = {"model": None, "contains": None, "times": None, "reply": {"refuse_schema": True}}
     llm.script([refusal])

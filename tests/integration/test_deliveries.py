@@ -692,7 +692,7 @@ OTHERS = {"notes.md": b"mine", "data/extra/train-000003.parquet": b"mine", "more
     "fault",
     [
         {},
-        {"status": 500, "applied": True},
+        pytest.param({"status": 500, "applied": True}, marks=pytest.mark.chaos),
         pytest.param({"cut": True}, marks=pytest.mark.chaos),
         pytest.param({"status": 412}, marks=pytest.mark.chaos),
     ],
@@ -750,6 +750,7 @@ def test_a_compaction_by_an_older_ledger_that_was_killed_is_carried_on(
 
 
 @quiet
+@pytest.mark.chaos
 def test_a_plan_of_an_older_ledger_gives_way_to_one_that_knows_what_is_there(
     going_back: Delivering, tmp_path: Path
 ) -> None:
@@ -777,6 +778,7 @@ def test_a_plan_of_an_older_ledger_gives_way_to_one_that_knows_what_is_there(
 
 
 @quiet
+@pytest.mark.chaos
 def test_a_ledger_from_before_the_first_delivery_may_take_its_own_repository_back(
     going_back: Delivering, tmp_path: Path
 ) -> None:
