@@ -66,15 +66,17 @@ def render(
     counts: Counts,
     sample: Mapping[str, Any] | None = None,
     private: bool = True,
+    identity: str = "",
 ) -> str:
     """The card (README.md) of a repository that has `existing` as its card so far, or "".
 
-    `recipe` is one in plain JSON, `sample` a row of `default`. Of an existing card, text and keys
+    `recipe` is one in plain JSON, `sample` a row of `default`, `identity` what tells the run from
+    its namesakes in other ledgers. Of an existing card, text and keys
     that are not ours stay; one whose header is no YAML mapping becomes the text below ours. Of
     configurations without rows nothing is said. Rendered again, a card does not change.
     """
     filled = [one for one in configurations if one.rows]
-    ours = _part(repo_id, run, filled, recipe, counts, sample, private)
+    ours = _part(repo_id, run, filled, recipe, counts, sample, private, identity)
     existing = existing.removeprefix("\ufeff")
     found = _HEADER.match(existing)
     header = merged(found[1] if found else "", configurations)
@@ -85,14 +87,15 @@ def render(
     return f"---\n{header}---\n{_replaced(ours, body) or _below(ours, body)}"
 
 
-def names(text: str, run: str) -> bool:
-    """Whether a card says that its repository is this run's."""
+def names(text: str, run: str, identity: str) -> bool:
+    """Whether a card says that its repository is this run's, and not that of a namesake."""
     lines = [line.rstrip() for line in text.splitlines()]
-    return any(
-        lines[at : at + 3] == [BEGIN, "", f"# {_plain(run)}"]
-        for at, line in enumerate(lines)
-        if line == BEGIN
-    )
+    ours = [BEGIN, "", f"# {_plain(run)}", "", _begun(identity)]
+    return any(lines[at : at + 5] == ours for at, line in enumerate(lines) if line == BEGIN)
+
+
+def _begun(identity: str) -> str:
+    return f"<!-- run {identity} -->"
 
 
 def _replaced(ours: str, text: str) -> str | None:
@@ -115,11 +118,13 @@ def _part(
     counts: Counts,
     sample: Mapping[str, Any] | None,
     private: bool,
+    identity: str,
 ) -> str:
     told = _told(recipe)
     shown = {name: _short(value, SHOWN) for name, value in told.items() if value != {}}
     sections = [
         f"# {_plain(run)}",
+        *([_begun(identity)] if identity else []),
         "Preference pairs for DPO and ORPO, made by prefmill: each prompt was answered by several "
         "models, the answers were rated by judges, and a better one stands beside a worse one.",
         *_loading(repo_id, filled, private),

@@ -259,6 +259,13 @@ class Ledger:
                 released = {"batch": None, "published_at": None}
                 connection.execute(update(prompts).where(_waiting(run)).values(released))
 
+    def identity(self, run: str) -> str:
+        """Tells a run from its namesakes in other ledgers; a copy of the ledger has the same."""
+        with self._transaction(reading=True) as connection:
+            query = select(runs.c.created_at).where(runs.c.name == run)
+            begun = connection.scalar(query)
+        return "" if begun is None else f"{begun:.6f}"
+
     def pause(self, run: str) -> None:
         """Note that nothing is to begin in a run until `resume`."""
         self._set_paused(run, time.time())

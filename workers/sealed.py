@@ -61,7 +61,7 @@ class File:
         return f"data/{self.configuration}/train-{self.number:06d}.parquet"
 
 
-_NUMBER = "[0-9]{6}|[1-9][0-9]{6,8}"
+_NUMBER = "[0-9]{6}|[1-9][0-9]{6}"
 _PATH = re.compile(rf"data/({'|'.join(CONFIGURATIONS)})/train-({_NUMBER})\.parquet")
 
 

@@ -9,6 +9,7 @@ a compaction: the ledger is right then.
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -111,15 +112,22 @@ class ToHub:
         """
         delivered = self._outbox.files(DELIVERED)
         last = [file for file in delivered if file.number == delivered[-1].number]
-        asked = [file.path for file in (*files, *leaving, *last)]
-        there = self._repository.existing(asked, head)
+        ours = {file.path: file for file in files}
+        # A number that is ours in one configuration is in all of them.
+        taken = {
+            replace(file, configuration=name).path for file in files for name in CONFIGURATIONS
+        }
+        taken -= {file.path for file in (*delivered, *leaving)}
+        asked = taken | {file.path for file in (*files, *leaving, *last)}
+        there = self._repository.existing(sorted(asked), head)
         self._refuse_lost(file for file in last if file.path not in there)
-        for file in files:
-            if file.path in there and not there[file.path].holds(self._outbox.content(file)):
+        for path in sorted(taken & there.keys()):
+            file = ours.get(path)
+            if file is None or not there[path].holds(self._outbox.content(file)):
                 raise DestinationRefused(
-                    f"hub.repo_id: {file.path} in {self._place} holds something else: an older "
+                    f"hub.repo_id: {path} in {self._place} holds something else: an older "
                     "ledger came back, or others write there; accepted: `prefmill compact`, which "
-                    "makes the run's shards there equal to the ledger, or another repository"
+                    "deletes what the ledger does not know, or another repository"
                 )
         missing = [file for file in files if file.path not in there]
         self._hold_back(missing)
@@ -154,7 +162,7 @@ class ToHub:
         ours = {file.path for file in self._outbox.files(SEALED, ARRIVING)}
         paths = self._repository.paths(head)
         others = [path for path in paths if path.endswith(_DATA) and path not in ours]
-        mine = bool(others) and card.names(self._repository.card(head), self._recipe.name)
+        mine = bool(others) and self._is_ours(head)
         if others and not mine:
             raise DestinationRefused(
                 f"hub.repo_id: {self._place} holds {others[0]}, which this run did not write; "
@@ -164,8 +172,8 @@ class ToHub:
         if unknown and not compact:
             raise DestinationRefused(
                 f"hub.repo_id: {self._place} holds {unknown[0]}, of which this ledger knows "
-                "nothing; accepted: `prefmill compact`, which makes the run's shards there equal "
-                "to the ledger, or another repository"
+                "nothing; accepted: `prefmill compact`, which deletes what the ledger does not "
+                "know, or another repository"
             )
         return head
 
@@ -190,15 +198,20 @@ class ToHub:
         """
         lost, others = self._differing(head)
         if others:
-            if not card.names(self._repository.card(head), self._recipe.name):
+            if not self._is_ours(head):
                 raise DestinationRefused(
                     f"hub.repo_id: {self._place} holds {others[0].path}, which this ledger does "
                     "not know, and its card does not name this run; accepted: that file away, or "
                     "another repository"
                 )
-            tell(f"{len(others)} files of {self._place} are not the ledger's; they are replaced")
+            tell(f"{len(others)} files of {self._place} are not the ledger's and are deleted")
             self._outbox.adopt(others)
         return lost | {file.number for file in others}
+
+    def _is_ours(self, head: str) -> bool:
+        """Whether the repository's card was written from this ledger, or from one it came from."""
+        run = self._recipe.name
+        return card.names(self._repository.card(head), run, self._ledger.identity(run))
 
     def _refuse_lost(self, lost: Iterable[File]) -> None:
         for file in lost:
@@ -251,6 +264,7 @@ class ToHub:
             counts=card.Counts(*ended, by_people=people),
             sample=sample,
             private=self._recipe.hub.private if self._recipe.hub else True,
+            identity=self._ledger.identity(self._recipe.name),
         )
 
 

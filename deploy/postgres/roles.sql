@@ -5,6 +5,7 @@
 --   prefmill_reader  reads it: metrics
 \set ON_ERROR_STOP on
 SET client_min_messages = warning;
+SET log_min_error_statement = panic; -- a statement that fails is not logged: passwords stand in them
 \getenv postgres POSTGRES_PASSWORD
 \getenv ledger PREFMILL_LEDGER_PASSWORD
 \getenv reader PREFMILL_LEDGER_READER_PASSWORD
@@ -22,4 +23,5 @@ SELECT current_database() AS database
 ALTER DATABASE :"database" OWNER TO prefmill;
 REVOKE ALL ON DATABASE :"database" FROM PUBLIC;
 GRANT CONNECT ON DATABASE :"database" TO prefmill_reader;
-GRANT pg_read_all_data TO prefmill_reader;
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO prefmill_reader;
+ALTER DEFAULT PRIVILEGES FOR ROLE prefmill IN SCHEMA public GRANT SELECT ON TABLES TO prefmill_reader;

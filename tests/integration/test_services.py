@@ -259,6 +259,8 @@ def test_the_services_work_with_their_own_command_lines_rights_and_credentials(
 ) -> None:
     with LlmServer(latency="fixed:0.3") as llm, _fleet(tmp_path, postgres_url) as fleet:
         _recipe(tmp_path, llm.base_url)
+        limited = {"status": 429, "headers": {"Retry-After": "1"}}
+        llm.script([{"model": None, "contains": None, "times": 2, "reply": limited}])
         _roles(postgres_url)
         for name in (*WORKERS, "beat", "producer"):
             fleet.serve(name)
@@ -353,6 +355,7 @@ def test_the_roles_of_the_ledger_own_it_or_read_it_and_command_no_server(postgre
     _roles(postgres_url, PREFMILL_LEDGER_READER_PASSWORD="another-one")  # the ledger is there now
     assert _told(postgres_url, digest) not in (before, "None")
     Ledger(reader, must_exist=True).close()
+    assert "permission denied" in _told(reader, digest)
     assert _told(reader, "SELECT count(*) FROM prompts") == "0"
     for user in (owner, reader):
         assert _told(user, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") == "False"

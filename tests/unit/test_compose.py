@@ -177,3 +177,14 @@ def test_health_is_looked_at_by_what_a_service_does(name: str) -> None:
     # Without a check of its own a service has the image's, `prefmill check --worker`.
     has_own = "healthcheck" in SERVICES[name]
     assert has_own == (name in {"valkey", "postgres", "llm"})
+
+
+def test_a_worker_may_call_what_its_scripts_call() -> None:
+    # A script runs with the rights of who calls it.
+    rules = (ROOT / "deploy/valkey/start.sh").read_text(encoding="utf-8")
+    worker = rules.partition("user worker")[2].partition("user beat")[0]
+    allowed = set(re.findall(r"\+([a-z|]+)", worker))
+    scripts = [path.read_text(encoding="utf-8") for path in (ROOT / "workers/lua").glob("*.lua")]
+    called = {found.lower() for text in scripts for found in re.findall(r"call\('(\w+)'", text)}
+    assert len(called) > 8
+    assert called <= allowed

@@ -39,15 +39,21 @@ if fresh then redis.call('HSET', KEYS[2], 'since', clock[1]) end
 -- Who is half to blame already says nothing against the endpoint: two such calls, which nobody
 -- passes any more because all others are done, would keep each other waiting for ever.
 local mine, others = 'refused:' .. ARGV[1], 0
-for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
-    if string.sub(field, 1, 8) == 'refused:' and field ~= mine then others = others + 1 end
+local fields = redis.call('HGETALL', KEYS[2])
+for n = 1, #fields, 2 do
+    local name, at = fields[n], tonumber(fields[n + 1])
+    if string.sub(name, 1, 8) == 'refused:' and name ~= mine then
+        -- One that has not come back for long ended otherwise.
+        if at > now - 20 * tonumber(ARGV[8]) then others = others + 1
+        else redis.call('HDEL', KEYS[2], name) end
+    end
 end
 local suspected = blame >= 0.5
 if others == 0 then blame = blame + (passed and 1 or tonumber(ARGV[12]) + 1) / tonumber(ARGV[15]) end
 if suspected or blame >= 1 then
     redis.call('HDEL', KEYS[2], mine)
 elseif others < 8 then
-    redis.call('HSET', KEYS[2], mine, '1')
+    redis.call('HSET', KEYS[2], mine, string.format('%.6f', now))
 end
 redis.call('EXPIRE', KEYS[2], ARGV[9])
 return {fresh and 'shut' or 'kept', passed and 1 or 0, blame >= 1 and 1 or 0, string.format('%.6f', now)}
