@@ -261,7 +261,7 @@ def test_a_paused_run_asks_nothing_and_goes_on_where_it_was(
         data["endpoints"]["mock"]["max_concurrency"] = 12
         with fleet(tmp_path, data, PREFMILL_BROKER_URL=broker_url) as one:
             one.begin(*ROLES)
-            write_prompts(tmp_path / "prompts.jsonl", 80)
+            write_prompts(tmp_path / "prompts.jsonl", 240)
             feeding = one.start("enqueue")
             feeding_log = next(tmp_path.glob("*-enqueue.log"))
             one.finished(8)
@@ -277,10 +277,10 @@ def test_a_paused_run_asks_nothing_and_goes_on_where_it_was(
             print(f"settled after {settled_s:.1f} s: {asked}, then {_requests(llm)}")
             assert _requests(llm) == asked
             assert feeding.poll() is None
-            assert 0 < one.counts().accepted == accepted.accepted < 80
+            assert 0 < one.counts().accepted == accepted.accepted < 240
             assert one.counts().in_flight > 0
             assert one.call("resume").returncode == 0
             assert feeding.wait(timeout=60) == 0
-            one.settle(80)
-            calls = one.accounted(llm, 80, paired=80, failed={})
+            one.settle(240)
+            calls = one.accounted(llm, 240, paired=240, failed={})
     assert calls["repeated"] == 0
