@@ -3,7 +3,8 @@
 Pure, and the same bytes for the same input. A card is for people, so what people wrote in it stays:
 our part stands between two marks. What is told of a recipe is a list of what may be told; all else
 (endpoints, variables, paths) stays untold, whatever a recipe may come to hold. Texts of models are
-shown as JSON in a fence, and nothing that is shown can end the fence or make a mark.
+shown as JSON in a fence, and nothing that is shown can end the fence or make a mark. Long because a
+card has many small parts.
 """
 
 import json

@@ -2,7 +2,8 @@
 
 A shard's number and rows are fixed in one transaction, before anyone sends it, and its bytes stay
 here until it is delivered: what is sent again is the same file, from whichever host. What a shard
-holds, and how it is sent, is unknown here.
+holds, and how it is sent, is unknown here. Long because the states of shards and of a compaction
+are one matter.
 """
 
 import re
