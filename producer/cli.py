@@ -698,8 +698,8 @@ def _heartbeat(ledger: "Ledger", run: str) -> Iterator[None]:
         said = ""
         while not done.wait(5.0):
             with suppress(PrefmillError):  # whoever feeds says that the ledger is away
-                said, before = line(), said
-                if said != before:
+                if (found := line()) != said:
+                    said = found
                     err.print(said, markup=False)
 
     threading.Thread(target=tell, daemon=True).start()

@@ -72,9 +72,9 @@ def render(
     """The card (README.md) of a repository that has `existing` as its card so far, or "".
 
     `recipe` is one in plain JSON, `sample` a row of `default`, `identity` what tells the run from
-    its namesakes in other ledgers. Of an existing card, text and keys
-    that are not ours stay; one whose header is no YAML mapping becomes the text below ours. Of
-    configurations without rows nothing is said. Rendered again, a card does not change.
+    its namesakes in other ledgers. Of an existing card, text and keys that are not ours stay; one
+    whose header is no YAML mapping becomes the text below ours. Of configurations without rows
+    nothing is said. Rendered again, a card does not change.
     """
     filled = [one for one in configurations if one.rows]
     ours = _part(repo_id, run, filled, recipe, counts, sample, private, identity)

@@ -3,7 +3,7 @@
 Each method is one transaction, and running it twice changes nothing the second time. States,
 counts and progress are derived from the prompts' rows, never counted beside them; so at every
 moment accepted = paired + rejected + failed + in_flight. The module is long because it is all the
-SQL there is.
+SQL of runs, prompts and pairs; that of deliveries is in `outbox` and `sealed`.
 """
 
 import json
