@@ -112,6 +112,9 @@ class Admission(Protocol):
     async def forget(self, prompts: Iterable[str]) -> None:
         """Drop the answers of committed prompts."""
 
+    async def drop_answer(self, prompt: str, address: str) -> None:
+        """Drop one answer, so that it is asked for again."""
+
     def drain(self) -> None:
         """Let nobody in any more."""
 
@@ -140,6 +143,9 @@ class Unlimited:
         return False
 
     async def forget(self, prompts: Iterable[str]) -> None:
+        """Do nothing."""
+
+    async def drop_answer(self, prompt: str, address: str) -> None:
         """Do nothing."""
 
     def drain(self) -> None:
@@ -347,6 +353,11 @@ class FleetAdmission:
                     pipe.hset(name, "done", "1")
                     pipe.expire(name, DONE_S)
                 await pipe.execute()
+
+    async def drop_answer(self, prompt: str, address: str) -> None:
+        """Drop one answer, so that it is asked for again. Raises: BrokerError."""
+        with _translated("cannot drop an answer"):
+            await self._redis.hdel(keys.answers(self.recipe.name, prompt), address)
 
     def drain(self) -> None:
         """Let nobody in any more: calls under way may end, the others are handed back."""

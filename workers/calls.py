@@ -16,10 +16,11 @@ import httpx
 import stamina
 
 from workers.admission import WAITS_S, Admission, Answer, HandedBack, Leave, Model, Refusals
-from workers.chat import Completion, complete, open_client
+from workers.chat import complete, open_client
 from workers.errors import BrokerError, CallFailed
 from workers.recipe import Recipe
 from workers.records import Usage, canonical_json, sha256
+from workers.reply import RULES, Completion, answer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -138,8 +139,10 @@ class Calls:
         while True:
             entered = await self.admission.enter(model, asked.key, asked.address)
             if not isinstance(entered, Leave):
-                completion = Completion(**entered["completion"])
-                return Answered(completion, _usage(completion, entered["retries"], cached=True))
+                stored = await self._stored(asked, entered)
+                if stored is not None:
+                    return stored
+                continue
             try:
                 client = self._client(model.endpoint)
                 completion = await complete(client, asked.body, timeout_s=endpoint.timeout)
@@ -155,8 +158,25 @@ class Calls:
                 self._end(entered, None)
                 raise
             retries, asked.requests = asked.requests, asked.requests + 1
-            await self._store(entered, {"completion": _plain(completion), "retries": retries})
+            stored_answer = {"completion": _plain(completion), "retries": retries, "rules": RULES}
+            await self._store(entered, stored_answer)
             return Answered(completion, _usage(completion, retries))
+
+    async def _stored(self, asked: "_Asked", stored: Answer) -> Answered | None:
+        """A stored answer; None if it is one of an earlier version's that is asked for again now.
+
+        Raises: CallFailed if it is no answer by today's rules, and asking again would not help.
+        """
+        completion = Completion(**stored["completion"])
+        if stored.get("rules") != RULES:
+            try:
+                completion = answer(completion)
+            except CallFailed as exc:
+                if not exc.retriable:
+                    raise
+                await self.admission.drop_answer(asked.key, asked.address)
+                return None
+        return Answered(completion, _usage(completion, stored["retries"], cached=True))
 
     async def _turned_away(self, leave: Leave, asked: "_Asked", exc: CallFailed) -> bool:
         """Whether a call failed for a reason of its own, and not of its endpoint's."""

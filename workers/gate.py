@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from workers.masking import is_secret
 from workers.rows import HUMAN_COLUMNS, ride_along_names
 
 BAD_PROMPT = "bad_prompt"
@@ -29,9 +30,6 @@ NO_PROMPT_ID = "no_prompt_id"
 COLUMN_NAME = "column_name"
 NOT_TEXT = "not_text"
 SECRET = "secret"  # noqa: S105, a reason
-
-#: Characters below which a secret is too short to be told from ordinary text.
-SHORTEST_SECRET = 8
 
 _OURS = frozenset(name for name, _ in HUMAN_COLUMNS)
 
@@ -70,11 +68,11 @@ def why_refused(
 def why_unsafe(row: Mapping[str, Any], *, secrets: Collection[str] = ()) -> Refusal | None:
     """Why no row with these texts may leave, whatever its columns: halves of characters, secrets.
 
-    Looks into lists and mappings, at names as well as at texts. Secrets of fewer than
-    `SHORTEST_SECRET` characters are passed over, and one is found as JSON would write it, too.
+    Looks into lists and mappings, at names as well as at texts; a secret is found as JSON would
+    write it, too.
     """
-    looked_for = {one for one in secrets if len(one) >= SHORTEST_SECRET}
-    looked_for |= {json.dumps(one, ensure_ascii=False)[1:-1] for one in looked_for}
+    looked_for = set(filter(is_secret, secrets))
+    looked_for |= {json.dumps(secret, ensure_ascii=False)[1:-1] for secret in looked_for}
     for column, value in row.items():
         for text in (column, *_strings(value)):
             if not text.isascii() and not _encodes(text):

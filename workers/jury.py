@@ -31,6 +31,7 @@ from workers.records import (
     canonical_json,
     sha256,
 )
+from workers.reply import CUT, cut_off
 
 #: How often a judge is asked again after a reply that did not keep the contract.
 CORRECTIONS = 2
@@ -195,8 +196,8 @@ def _read(answered: Answered, recipe: Recipe, question: Question) -> tuple[list[
     Raises: InvalidJudgement.
     """
     completion = answered.completion
-    if completion.finish_reason == "length":
-        raise InvalidJudgement(f"the reply was cut off after {completion.output_tokens} tokens")
+    if completion.finish_reason == CUT:
+        raise InvalidJudgement(f"the reply was {cut_off(completion.output_tokens)}")
     ratings = parse_reply(
         completion.text,
         len(question.texts),

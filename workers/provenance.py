@@ -10,6 +10,7 @@ from typing import Any
 
 from workers.judging import flips
 from workers.records import Generation, Judgement, Pair
+from workers.reply import CUT
 
 
 def metadata(
@@ -50,7 +51,7 @@ def _generation(generation: Generation) -> Mapping[str, Any]:
         "seed": generation.seed,
         "system_prompt": generation.system_prompt,
         "finish_reason": generation.finish_reason,
-        "truncated": generation.finish_reason == "length",
+        "truncated": generation.finish_reason == CUT,
         "failed": generation.reason,
         "input_tokens": generation.usage.input_tokens,
         "output_tokens": generation.usage.output_tokens,

@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from workers.errors import SettingsError
+from workers.masking import is_secret
 from workers.recipe import Endpoint, Recipe
 
 BROKER_SCHEMES = ("redis", "rediss", "redis+socket")
@@ -22,8 +23,6 @@ MIN_VISIBILITY_TIMEOUT_S = 3.0
 _TOKENS = ("HF_TOKEN", "ARGILLA_API_KEY")
 #: URLs in which someone may have written a password, all the same.
 _URLS = ("HF_ENDPOINT", "ARGILLA_API_URL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-#: A shorter one would be found in texts that have nothing to do with it.
-MIN_SECRET_CHARACTERS = 8
 DEFAULT_DATABASE = "sqlite:///prefmill-data/ledger.db"
 
 
@@ -162,7 +161,7 @@ def hub_token_if_any() -> str | None:
 
 
 def secrets(recipe: Recipe) -> frozenset[str]:
-    """Every key, token and password that this process knows, to keep them out of what leaves it."""
+    """The keys, tokens and passwords of this process that are secrets; see `workers.masking`."""
     variables = {e.api_key_env for e in recipe.endpoints.values() if e.api_key_env}
     found = {os.environ.get(name, "").strip() for name in (*variables, *_TOKENS)}
     settings = read_settings()
@@ -170,7 +169,7 @@ def secrets(recipe: Recipe) -> frozenset[str]:
         found |= _passwords(url.get_secret_value() if url is not None else "")
     for name in _URLS:
         found |= _passwords(os.environ.get(name, "")) | _passwords(os.environ.get(name.lower(), ""))
-    return frozenset(value for value in found if len(value) >= MIN_SECRET_CHARACTERS)
+    return frozenset(filter(is_secret, found))
 
 
 def _passwords(url: str) -> set[str]:

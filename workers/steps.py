@@ -17,6 +17,7 @@ from workers.jury import judgement, questions
 from workers.pairing import worth_judging
 from workers.recipe import Generator, Recipe
 from workers.records import Generation, Judgement, Prompt
+from workers.reply import CUT, cut_off
 
 T = TypeVar("T")
 
@@ -76,12 +77,12 @@ async def _generation(
     except CallEnded as exc:
         return replace(asked, reason=exc.reason, detail=exc.detail, usage=exc.usage)
     completion = conceded.answered.completion
-    cut = completion.finish_reason == "length" and generator.truncated == "fail"
+    cut = completion.finish_reason == CUT and generator.truncated == "fail"
     return replace(
         asked,
         text=None if cut else completion.text,
         reason=TRUNCATED if cut else None,
-        detail=f"cut off after {completion.output_tokens} tokens" if cut else "",
+        detail=cut_off(completion.output_tokens) if cut else "",
         finish_reason=completion.finish_reason,
         reported_model=completion.model,
         usage=conceded.answered.usage,

@@ -171,23 +171,25 @@ def test_half_a_character_anywhere_is_refused(changes: dict[str, Any]) -> None:
     ],
 )
 def test_a_secret_anywhere_is_refused_and_never_told(changes: dict[str, Any]) -> None:
-    refusal = why_refused(row(**changes), secrets=["other-secret", SECRET])
+    refusal = why_refused(row(**changes), secrets=["other-secret-of-ours", SECRET])
     assert refusal is not None
     assert refusal.reason == "secret"
     assert SECRET not in str(refusal)
 
 
 def test_a_secret_is_found_as_json_writes_it() -> None:
-    secret = 'quo"ted\\key'
+    secret = 'quo"ted\\key-of-ours'
     metadata = json.dumps({"parameters": {"key": secret}})
     assert why_unsafe({"metadata": metadata}, secrets=[secret]) == Refusal(
         "secret", "'metadata' holds a key or token"
     )
 
 
-def test_secrets_that_are_too_short_to_mean_anything_are_passed_over() -> None:
-    assert why_refused(row(), secrets=["", "sky", "Paint."]) is None
-    assert reason(row(), secrets=["Rayleigh"]) == "secret"
+def test_placeholders_and_short_keys_are_no_secrets() -> None:
+    for key in ("", "sky", "Paint.", "Rayleigh", "none", "EMPTY", "lm-studio", "token-abc123"):
+        texts = {"rejected": [ANSWER | {"content": f"It is {key}"}]}
+        assert why_refused(row(**texts), secrets=[key]) is None
+    assert reason(row(topic="sk-4f1c-made-up"), secrets=["sk-4f1c-made-up"]) == "secret"
 
 
 def test_rows_of_other_shapes_are_looked_through_as_well() -> None:

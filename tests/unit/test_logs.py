@@ -109,7 +109,7 @@ def test_a_mapping_with_any_keys_can_be_logged() -> None:
 
 
 @pytest.mark.parametrize("log_format", FORMATS)
-@pytest.mark.parametrize("secret", ["sk-hidden-1", 'sk"hidden\\2', "sk-'hidden'-3"])
+@pytest.mark.parametrize("secret", ["sk-hidden-key-1", 'sk"hidden\\key-2', "sk-'hidden'-3"])
 def test_a_hidden_value_is_masked_wherever_it_stands(log_format: LogFormat, secret: str) -> None:
     hide([secret])
     error = ValueError(secret, {"key": secret})

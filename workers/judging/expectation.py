@@ -12,9 +12,7 @@ from dataclasses import replace
 
 from workers.judging.forms import STRING, claims, heading_number, label_of, marks
 from workers.records import Rating
-
-#: A token of a reply, and the natural-log probability of what might stand there, itself included.
-Token = tuple[str, Mapping[str, float]]
+from workers.tokens import Token
 
 _JSON_TOKEN = re.compile(rf'{STRING}|[{{}}\[\]:,]|[^\s{{}}\[\]:,"]++', re.DOTALL)
 _DIGIT = re.compile(r"[\s*_`\"'\[<]*+([1-5])(?![0-9]|[.,eE][+-]?[0-9])")
