@@ -48,7 +48,14 @@ CASES: dict[str, tuple[dict[str, Any], int | None, str | None]] = {
     "empty": ({"content": ""}, None, "empty_reply"),
     "blank": ({"content": " \n\t "}, None, "empty_reply"),
     "invalid JSON": ({"raw": f'{{"choices": [{{"message": "{NEVER_DATA}'}, None, "malformed_reply"),
-    "no completion": ({"body": {"error": NEVER_DATA}}, None, "malformed_reply"),
+    "no completion": ({"body": {"text": NEVER_DATA}}, None, "malformed_reply"),
+    "an error in a 200": ({"body": {"error": {"code": 400, "message": "no"}}}, None, "bad_request"),
+    "an error without a code": ({"body": {"error": NEVER_DATA}}, 2, None),
+    "half by an error": ({"content": NEVER_DATA, "finish_reason": "error"}, 2, None),
+    "withheld": ({"content": NEVER_DATA, "finish_reason": "SAFETY"}, None, "content_filter"),
+    "thoughts": ({"content": f"<think>{NEVER_DATA}</think>\n\nA fine answer."}, None, None),
+    "nothing but thoughts": ({"content": f"<think>{NEVER_DATA}</think>"}, None, "empty_reply"),
+    "cut in thoughts": ({"content": None, "finish_reason": "length"}, None, "truncated"),
     "another model": ({"model": "some-other-model"}, None, None),
 }
 
@@ -58,6 +65,7 @@ JUDGED: dict[str, tuple[dict[str, Any], str]] = {
     "judge silence": ({"hang": True}, "judge_timeout"),
     "judge prose": ({"content": "Both are nice."}, "unparsable_judgement"),
     "judge length": ({"content": "{}", "finish_reason": "length"}, "unparsable_judgement"),
+    "judge thinks": ({"content": None, "finish_reason": "length"}, "judge_truncated"),
     "judge filtered": ({"content": "x", "finish_reason": "content_filter"}, "judge_content_filter"),
     "judge empty": ({"content": ""}, "judge_empty_reply"),
     "judge invalid JSON": ({"raw": "<html>"}, "judge_malformed_reply"),

@@ -80,9 +80,11 @@ def echo() -> Iterator[str]:
                 self.connection.shutdown(socket.SHUT_RDWR)
             elif "Task 3:" in body and self.first("no completion"):
                 self.reply(200, {"choices": shown})
+            elif "Task 4:" in body:
+                self.reply(200, {"model": shown, "choices": [{"message": {"content": "Fine."}}]})
             else:
-                said = f"My key is {shown}. {body[-60:]}"
-                self.reply(200, {"model": shown, "choices": [{"message": {"content": said}}]})
+                said = f"My key is {shown}." if "Task 5:" in body else f"Fine. {body[-60:]}"
+                self.reply(200, {"model": "echo", "choices": [{"message": {"content": said}}]})
 
         def first(self, what: str) -> bool:
             new = what not in told
@@ -172,7 +174,8 @@ def test_no_secret_is_found_anywhere_after_a_fleet_went_through_everything(
                 "hub": _hub_dump(hub),
             }
     assert all(places.values()), {name: len(found) for name, found in places.items()}
-    assert "My key is Bearer ***" in places["ledger"]
+    assert "b: secret the reply holds a key" in places["ledger"]
+    assert "Bearer ***" in places["ledger"]
     assert "RuntimeError" in places["logs"]
     assert "RuntimeError" in places["redis"]
     _no_canary(places)
