@@ -17,6 +17,7 @@ from workers.curation import (
     summarise,
     winning,
 )
+from workers.earlier import reread_judged
 from workers.grouping import usable
 from workers.judging import Verdict, verdict
 from workers.ledger import Concluded, Curated, Ledger
@@ -63,7 +64,7 @@ def pull(ledger: Ledger, recipe: Recipe, say: Callable[[str], None]) -> Pulled:
         answers = list(_told(dataset.answers(), say))
         place = dataset.id
     named = {answer.record_id for answer in answers}
-    judged = ledger.judged_prompts(recipe.name, sorted(named))
+    judged = _judged_prompts(ledger, recipe, named)
     said = [_of_texts(judged[a.record_id], a) for a in answers if a.record_id in judged]
     rated, each = summarise(said), latest(said)
     found = Pulled(unknown=len(named) - len(judged))
@@ -84,13 +85,23 @@ def pull(ledger: Ledger, recipe: Recipe, say: Callable[[str], None]) -> Pulled:
 def again(ledger: Ledger, recipe: Recipe) -> int:
     """People's pairs again, by the recipe's policy; returns how many prompts changed."""
     known = ledger.people(recipe.name)
-    judged = ledger.judged_prompts(recipe.name, sorted(known))
+    judged = _judged_prompts(ledger, recipe, known)
     made = {
         key: replace(one, pairs=pairs_by_people(recipe, judged[key], one.people))
         for key, one in known.items()
         if key in judged
     }
     return ledger.curate(recipe.name, made, recipe.destinations.values()) if known else 0
+
+
+def _judged_prompts(ledger: Ledger, recipe: Recipe, keys: Iterable[str]) -> dict[str, Concluded]:
+    """Those of these prompts that were judged, by key, with replies read by today's rules."""
+    judged = ledger.judged_prompts(recipe.name, sorted(keys))
+    for key, prompt in judged.items():
+        if prompt.earlier:
+            both = reread_judged(recipe, prompt.generations, prompt.judgements)
+            judged[key] = replace(prompt, generations=both[0], judgements=both[1])
+    return judged
 
 
 def pairs_by_people(

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from producer import curation
+from workers.earlier import reread_judged
 from workers.errors import ConfigurationError
 from workers.ledger import Concluded, Ledger
 from workers.outcomes import conclude
 from workers.recipe import Recipe
 from workers.records import FAILED, Outcome, canonical_json
+from workers.reply import RULES
 
 #: Prompts whose pairs one transaction replaces.
 TOGETHER = 200
@@ -85,8 +87,8 @@ def rebuild(ledger: Ledger, recipe: Recipe) -> int:
 
 
 def policy(recipe: Recipe) -> str:
-    """A recipe's pair policy as text, to be compared with another's."""
-    return canonical_json(recipe.pairs.model_dump(mode="json"))
+    """What pairs are made by, as text to be compared: the pair policy, how replies are read."""
+    return canonical_json(recipe.pairs.model_dump(mode="json") | {"replies": RULES})
 
 
 def warnings(ledger: Ledger, recipe: Recipe) -> Iterator[str]:
@@ -100,24 +102,27 @@ def warnings(ledger: Ledger, recipe: Recipe) -> Iterator[str]:
         ledger.note_pair_policy(recipe.name, policy(recipe))
     elif known != policy(recipe):
         yield (
-            "pairs: changed since this run's earlier pairs were made; `prefmill rebuild` makes "
-            "those again"
+            "pairs: this run's earlier pairs were made by another policy, or by a version that "
+            "read replies otherwise; `prefmill rebuild` shows what changes and makes them again"
         )
 
 
 def _again(ledger: Ledger, recipe: Recipe) -> Iterator[tuple[Concluded, Outcome]]:
     """Each judged prompt as it ended, and as it ends under the recipe's policy."""
     for was in ledger.concluded(recipe.name):
-        made, judged = {was.key: was.generations}, {was.key: was.judgements}
-        for now in conclude(recipe, made, judged):
+        generations, judgements = was.generations, was.judgements
+        if was.earlier:
+            generations, judgements = reread_judged(recipe, generations, judgements)
+        for now in conclude(recipe, {was.key: generations}, {was.key: judgements}):
             # A prompt that was judged under an earlier recipe keeps its end if this one would not
             # have taken its judgements.
-            if now.state != FAILED:
+            if now.state != FAILED or now.generations != was.generations:
                 yield was, now
 
 
 def _differs(was: Concluded, now: Outcome) -> bool:
-    return (was.state, was.reason, was.pairs) != (now.state, now.reason, now.pairs)
+    before = (was.state, was.reason, was.pairs, was.generations)
+    return before != (now.state, now.reason, now.pairs, now.generations)
 
 
 def _end(state: str, reason: str | None) -> str:

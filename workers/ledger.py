@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, tuple_, update
+from sqlalchemy import Connection, and_, bindparam, case, delete, func, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -46,6 +46,7 @@ from workers.records import (
     judgement_to_json,
     whole_characters,
 )
+from workers.reply import RULES
 from workers.sealed import SealedOutbox
 from workers.tables import (
     POSITION_CHARACTERS,
@@ -139,6 +140,8 @@ class Concluded:
     generations: tuple[Generation, ...]
     judgements: tuple[Judgement, ...]
     prompt: Prompt
+    #: Whether an earlier version read the replies: see `workers.earlier`.
+    earlier: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,8 @@ class Work:
     attempt: int = 0
     #: Whether a worker died while it worked on one of them.
     suspect: bool = False
+    #: Those whose replies an earlier version may have read: see `workers.earlier`.
+    earlier: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +336,7 @@ class Ledger:
                 "state": IN_FLIGHT,
                 "attempt": 0,
                 "begun": False,
+                "replies": RULES,
                 "batch": ids[number // batch_size],
                 "accepted_at": now,
             }
@@ -411,7 +417,7 @@ class Ledger:
         where work begins: it counts once for each publication.
         """
         mine = and_(_waiting(run), prompts.c.batch == batch)
-        names = ("key", "input", "begun", "attempt", "dead_worker", "recipe_hash")
+        names = ("key", "input", "begun", "attempt", "dead_worker", "recipe_hash", "replies")
         wanted = (*(prompts.c[name] for name in names), *_MADE)
         query = select(*wanted).where(mine)
         with self._transaction(reading=True) as connection:
@@ -435,6 +441,7 @@ class Ledger:
             },
             attempt=max((row.attempt + (row.key in fresh) for row in found), default=0),
             suspect=any(row.dead_worker is not None for row in found),
+            earlier=frozenset(row.key for row in found if row.replies != RULES),
         )
 
     def crashed(
@@ -562,7 +569,7 @@ class Ledger:
     def concluded(self, run: str, *, page: int = 200) -> Iterator[Concluded]:
         """Every paired or rejected prompt of a run, in the order of acceptance, page by page."""
         place = (prompts.c.ordinal, prompts.c.key)
-        names = ("key", "ordinal", "input", "state", "reason")
+        names = ("key", "ordinal", "input", "state", "reason", "replies")
         query = select(*(prompts.c[name] for name in names), *_MADE)
         judged = and_(prompts.c.run == run, prompts.c.state.in_((PAIRED, REJECTED)))
         query = query.where(judged).order_by(*place).limit(page)
@@ -585,15 +592,22 @@ class Ledger:
     ) -> None:
         """Give paired and rejected prompts these ends and pairs instead of those they have.
 
-        Pairs that were delivered count as changed from then on, others are delivered as they are.
+        What they were made from is replaced too: replies that an earlier version read may be read
+        otherwise now, and too few of them be left. Pairs that were delivered count as changed from
+        then on, others are delivered as they are.
         """
         ended = (PAIRED, REJECTED)
-        of = {outcome.key: outcome for outcome in outcomes if outcome.state in ended}
+        of = {outcome.key: outcome for outcome in outcomes}
         with self._transaction() as connection:
             held = _hold(connection, _these(run, sorted(of)))
             new = [of[row.key] for row in held if row.state in ended]
             for outcome in new:
-                change = {"state": outcome.state, "reason": outcome.reason}
+                change = {
+                    "state": outcome.state,
+                    "reason": outcome.reason,
+                    "detail": _detail(outcome.detail) or None,
+                    **_made_from(outcome),
+                }
                 mine = and_(pairs.c.run == run, pairs.c.key == outcome.key)
                 connection.execute(update(prompts).where(_is(run, outcome.key)).values(change))
                 connection.execute(delete(pairs).where(mine))
@@ -618,7 +632,7 @@ class Ledger:
         found: dict[str, Concluded] = {}
         for start in range(0, len(keys), VARIABLES):
             some = keys[start : start + VARIABLES]
-            names = ("key", "input", "state", "reason")
+            names = ("key", "input", "state", "reason", "replies")
             query = select(*(prompts.c[name] for name in names), *_MADE)
             query = query.where(_these(run, some), prompts.c.state.in_((PAIRED, REJECTED)))
             with self._transaction(reading=True) as connection:
@@ -887,6 +901,7 @@ def _concluded(row: Any, made: Iterable[Pair]) -> Concluded:
         _generations(row.generations),
         _judgements(row.judgements),
         _prompt(row.input),
+        earlier=row.replies != RULES,
     )
 
 
@@ -926,7 +941,10 @@ def _hold_keys(connection: Connection, run: str, keys: Iterable[str]) -> list[An
 def _renew(connection: Connection, run: str, keys: Sequence[str]) -> str:
     """Put prompts, which the transaction holds, into a fresh batch; returns its id."""
     batch = uuid.uuid4().hex
-    change = {"batch": batch, "begun": False, "published_at": None}
+    # Nothing that was answered before is left but what the row itself holds.
+    unanswered = prompts.c.generations.is_(None)
+    rules = case((unanswered, RULES), else_=prompts.c.replies)
+    change = {"batch": batch, "begun": False, "published_at": None, "replies": rules}
     connection.execute(update(prompts).where(_these(run, keys)).values(change))
     return batch
 
@@ -975,7 +993,7 @@ def _exact(value: object) -> str:
 
 def _finish(connection: Connection, run: str, outcomes: Sequence[Outcome]) -> None:
     """End prompts, which the transaction holds."""
-    told = ("state", "reason", "detail", "generations", "judgements", "recipe_hash")
+    told = ("state", "reason", "detail", "generations", "judgements", "recipe_hash", "replies")
     ending = update(prompts).where(prompts.c.run == run, prompts.c.key == bindparam("of"))
     ending = ending.values(**{name: bindparam(name) for name in told}, finished_at=time.time())
     entries = [
@@ -984,13 +1002,21 @@ def _finish(connection: Connection, run: str, outcomes: Sequence[Outcome]) -> No
             "state": outcome.state,
             "reason": outcome.reason,
             "detail": _detail(outcome.detail) or None,
-            "generations": _json([generation_to_json(g) for g in outcome.generations]),
-            "judgements": _json([judgement_to_json(j) for j in outcome.judgements]),
             "recipe_hash": outcome.recipe_hash,
+            **_made_from(outcome),
         }
         for outcome in outcomes
     ]
     connection.execute(ending, entries)
+
+
+def _made_from(outcome: Outcome) -> dict[str, Any]:
+    """The columns that hold what an outcome was made from."""
+    return {
+        "generations": _json([generation_to_json(g) for g in outcome.generations]),
+        "judgements": _json([judgement_to_json(j) for j in outcome.judgements]),
+        "replies": RULES,
+    }
 
 
 def _uncounted(outcome: Outcome, known: Any) -> Outcome:

@@ -6,7 +6,7 @@ broker is away), or drops it (its batch was published anew since), or sets it as
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from celery.signals import (
 from workers import logs, steps, worker
 from workers.admission import HandedBack, Settled
 from workers.app import TASK_BUDGET_S, app
+from workers.earlier import reread, reread_judged
 from workers.errors import BrokerError, ConfigurationError, LedgerError, PrefmillError
 from workers.flow import publish
 from workers.grouping import by_prompt
@@ -83,6 +84,23 @@ class Step:
     prompts: Mapping[str, Prompt]
     known: Mapping[str, tuple[Generation, ...]]
     judged: Mapping[str, tuple[Judgement, ...]]
+    #: Prompts whose replies an earlier version may have read.
+    earlier: frozenset[str]
+
+    def read(self, key: str, data: Sequence[Mapping[str, Any]]) -> tuple[Generation, ...]:
+        """The generations that a message holds of a prompt."""
+        generations = tuple(map(generation_from_json, data))
+        return reread(self.mill.recipe, generations) if key in self.earlier else generations
+
+    def read_judged(
+        self, key: str, generations: Sequence[Mapping[str, Any]], judgements: Sequence[Any]
+    ) -> tuple[tuple[Generation, ...], tuple[Judgement, ...]]:
+        """The generations and judgements that a message holds of a prompt."""
+        both = (
+            tuple(map(generation_from_json, generations)),
+            tuple(map(judgement_from_json, judgements)),
+        )
+        return reread_judged(self.mill.recipe, *both) if key in self.earlier else both
 
 
 @contextmanager
@@ -99,7 +117,11 @@ def _step(task: Task, message: dict[str, str], *, attempt: bool = False) -> Iter
                 _account_for(death, mill, batch)
                 # What is left of it comes again, and meets its new place in the quarantine.
                 raise HandedBack("a worker died on it")
-            yield Step(mill, batch, work.prompts, work.known, work.judged)
+            known = {
+                key: reread(mill.recipe, generations) if key in work.earlier else generations
+                for key, generations in work.known.items()
+            }
+            yield Step(mill, batch, work.prompts, known, work.judged, work.earlier)
 
 
 @contextmanager
@@ -186,10 +208,10 @@ def group(
     """Join what the models answered: each prompt with exactly one generation a slot."""
     with _step(self, message) as step:
         arrived = [
-            (key, generation_from_json(data))
+            (key, generation)
             for header in headers
             for key, made in header.items()
-            for data in made
+            for generation in step.read(key, made)
         ]
         joined = by_prompt(arrived, step.mill.recipe.slots, step.prompts)
         if len(joined) < len(step.prompts):
@@ -202,9 +224,7 @@ def group(
 def judge(self: Task, grouped: dict[str, list[Any]], message: dict[str, str]) -> dict[str, Any]:
     """Rate each prompt's generations against each other."""
     with _step(self, message) as step:
-        generations = {
-            key: [generation_from_json(g) for g in data] for key, data in grouped.items()
-        }
+        generations = {key: step.read(key, data) for key, data in grouped.items()}
         work = steps.judge(
             step.mill.calls, step.mill.recipe, step.prompts, generations, step.judged
         )
@@ -212,7 +232,8 @@ def judge(self: Task, grouped: dict[str, list[Any]], message: dict[str, str]) ->
         judged = {
             key: [judgement_to_json(j) for j in judgements] for key, judgements in done.items()
         }
-        return {"generations": grouped, "judgements": judged}
+        texts = {key: [generation_to_json(g) for g in made] for key, made in generations.items()}
+        return {"generations": texts, "judgements": judged}
 
 
 @app.task(name=SINK, bind=True)  # type: ignore[untyped-decorator]
@@ -220,10 +241,14 @@ def sink(self: Task, judged: dict[str, Any], message: dict[str, str]) -> None:
     """Enter outcomes and rows into the ledger, then forget the answers they came from."""
     with _step(self, message) as step:
         mill, batch = step.mill, step.batch
+        both = {
+            key: step.read_judged(key, generations, judged["judgements"].get(key, ()))
+            for key, generations in judged["generations"].items()
+        }
         outcomes = conclude(
             mill.recipe,
-            {k: [generation_from_json(g) for g in v] for k, v in judged["generations"].items()},
-            {k: [judgement_from_json(j) for j in v] for k, v in judged["judgements"].items()},
+            {key: generations for key, (generations, _) in both.items()},
+            {key: judgements for key, (_, judgements) in both.items()},
         )
         # A stale batch commits nothing: its prompts' answers are needed by a newer one.
         names = mill.recipe.destinations.values()

@@ -135,6 +135,17 @@ def test_leases_of_a_dead_process_come_back(
     print(f"came back after {asyncio.run(go()):.1f} s")
 
 
+def test_an_answer_that_was_dropped_is_asked_for_again(broker_url: str) -> None:
+    async def go() -> None:
+        async with process(broker_url, "p") as p:
+            await p.settle(await enter(p, 1), ANSWER)
+            assert await soon(p.enter(A, "prompt-1", "address-1")) == ANSWER
+            await p.drop_answer("prompt-1", "address-1")
+            assert isinstance(await soon(p.enter(A, "prompt-1", "address-1")), Leave)
+
+    asyncio.run(go())
+
+
 def test_a_call_under_way_elsewhere_is_waited_for_and_its_answer_shared(broker_url: str) -> None:
     async def go() -> None:
         async with process(broker_url, "p") as p, process(broker_url, "q") as q:

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from workers.admission import Answer, HandedBack, Leave, Model, Unlimited
-from workers.calls import Calls, address_of
+from workers.calls import CallEnded, Calls, address_of
 from workers.recipe import Recipe
 from workers.records import Usage
+from workers.reply import RULES
 
 REQUEST = {"messages": [{"role": "user", "content": "Why?"}]}
 RECIPE = Recipe.model_validate(
@@ -36,15 +37,20 @@ class Known(Unlimited):
 
     def __init__(self) -> None:
         self.held: dict[str, Answer] = {}
+        #: What is answered once an answer was dropped.
+        self.fresh: dict[str, Answer] = {}
 
     async def enter(self, model: Model, prompt: str, address: str) -> Leave | Answer:
         return self.held[address]
 
+    async def drop_answer(self, prompt: str, address: str) -> None:
+        self.held[address] = self.fresh[address]
 
-def answer(text: str, retries: int = 0) -> Answer:
+
+def answer(text: str, retries: int = 0, finish_reason: str = "stop") -> Answer:
     completion = {
         "text": text,
-        "finish_reason": "stop",
+        "finish_reason": finish_reason,
         "model": "m-0613",
         "input_tokens": 12,
         "output_tokens": 3,
@@ -70,6 +76,35 @@ def test_a_known_answer_is_not_asked_for_again(calls: Calls, known: Known) -> No
     assert answered.completion.text == "Because."
     assert answered.completion.finish_reason == "stop"
     assert answered.usage == Usage(retries=2, cached=True, input_tokens=12, output_tokens=3)
+
+
+@pytest.mark.parametrize("finish_reason", ["error", "abort", "network_error"])
+def test_an_earlier_half_answer_is_asked_for_again(
+    calls: Calls, known: Known, finish_reason: str
+) -> None:
+    address = address_of(A, REQUEST)
+    known.held[address] = answer("Half an ans", finish_reason=finish_reason)
+    known.fresh[address] = answer("Whole.") | {"rules": RULES}
+    assert calls.run(calls.ask(A, REQUEST, key="k")).completion.text == "Whole."
+
+
+def test_an_earlier_answer_loses_its_thoughts_and_a_new_one_nothing(
+    calls: Calls, known: Known
+) -> None:
+    text = "Models think; then comes </think> and the answer."
+    for stored, kept in (
+        (answer(text), "and the answer."),
+        (answer(text) | {"rules": RULES}, text),
+    ):
+        known.held[address_of(A, REQUEST)] = stored
+        assert calls.run(calls.ask(A, REQUEST, key="k")).completion.text == kept
+
+
+def test_an_earlier_answer_that_was_withheld_is_final(calls: Calls, known: Known) -> None:
+    known.held[address_of(A, REQUEST)] = answer("Half an ans", finish_reason="SAFETY")
+    with pytest.raises(CallEnded) as caught:
+        calls.run(calls.ask(A, REQUEST, key="k"))
+    assert caught.value.reason == "content_filter"
 
 
 def test_two_generators_of_one_model_do_not_share_answers(calls: Calls, known: Known) -> None:
