@@ -390,20 +390,27 @@ def try_(
 def export(
     recipe: RecipeArgument = None,
     config: Annotated[Configuration, typer.Option(help="Which rows.")] = Configuration.default,
-    form: Annotated[Form, typer.Option("--format", help="Form of the file.")] = Form.parquet,
-    path: Annotated[Path | None, typer.Option("--out", help="The file to write.")] = None,
+    form: Annotated[
+        Form | None,
+        typer.Option("--format", help="Form of the file; default: by the name in --out."),
+    ] = None,
+    path: Annotated[
+        Path | None,
+        typer.Option("--out", help="The file to write: .parquet, .jsonl or .ndjson."),
+    ] = None,
     database: Database = None,
     log_format: Logging = LogFormat.text,
 ) -> None:
-    """Rows of a run into one file."""
+    """Rows of a run into one file, Parquet unless something else is said."""
     from producer.export import export as export_rows
-    from workers.ledger import Ledger
+    from producer.export import form_of, no_rows
 
-    settings, loaded = _begin(recipe, database, log_format)
-    ledger = Ledger(settings.require_database(), must_exist=True)
-    target = path or Path(f"{loaded.name}-{config.value}.{form.value}")
-    rows = export_rows(ledger, loaded.name, config.value, form.value, target)
-    out.print(f"wrote {rows} rows to {target}", markup=False)
+    written = form_of(path, form.value if form else None)
+    ledger, loaded = _begun(recipe, database, log_format)
+    target = path or Path(f"{loaded.name}-{config.value}.{written}")
+    rows = export_rows(ledger, loaded.name, config.value, written, target)
+    why = "" if rows else f"0 rows: {no_rows(ledger, loaded.name, config.value)}; "
+    out.print(f"{why}wrote {rows} rows to {target}", markup=False)
 
 
 @app.command()

@@ -23,10 +23,30 @@ from workers.shapes import Shape, shape, source_schema
 
 Format = Literal["parquet", "jsonl"]
 
+#: What a file's name ends in, and the form that it has then.
+SUFFIXES: dict[str, Format] = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+
 _LINE_ENDS = "\u0085\u2028\u2029"
 
 #: Rows that are held and written at a time.
 PAGE = 500
+
+
+def form_of(out: Path | None, form: Format | None) -> Format:
+    """The form of a file: as asked for, else by what its name ends in, else Parquet.
+
+    Raises: SettingsError if the two contradict each other, or no form has such a name.
+    """
+    suffix = out.suffix.lower() if out else ""
+    if suffix and suffix not in SUFFIXES:
+        accepted = ", ".join(SUFFIXES)
+        raise SettingsError(f"--out {out}: {suffix!r} cannot be written; accepted: {accepted}")
+    if suffix and form and SUFFIXES[suffix] != form:
+        raise SettingsError(
+            f"--format {form} contradicts --out {out}; accepted: --format {SUFFIXES[suffix]}, "
+            f"or a name that ends in .{form}"
+        )
+    return form or SUFFIXES.get(suffix, "parquet")
 
 
 def export(ledger: Ledger, run: str, configuration: str, form: Format, out: Path) -> int:
@@ -37,6 +57,8 @@ def export(ledger: Ledger, run: str, configuration: str, form: Format, out: Path
     made = shape(configuration, source_schema(ledger.stored_schema(run)))
     partial = out.with_name(f".{out.name}.partial")
     try:
+        if out.exists() and not out.is_file():
+            raise SettingsError(f"--out {out}: is no file; accepted: a file path")
         out.parent.mkdir(parents=True, exist_ok=True)
         write = _write_parquet if form == "parquet" else _write_jsonl
         rows = write(partial, made, ledger, run)
@@ -46,6 +68,14 @@ def export(ledger: Ledger, run: str, configuration: str, form: Format, out: Path
     finally:
         partial.unlink(missing_ok=True)
     return rows
+
+
+def no_rows(ledger: Ledger, run: str, configuration: str) -> str:
+    """Why a configuration has none. Raises: LedgerError."""
+    if configuration == HUMAN:
+        return "no pairs follow from people's ratings (`prefmill pull` reads them from Argilla)"
+    counts = ledger.counts(run)
+    return f"none of {counts.accepted} prompts is paired, {counts.in_flight} are in flight"
 
 
 def export_dataset(ledger: Ledger, run: str, folder: Path) -> int:
