@@ -120,9 +120,9 @@ def _show_version(asked: bool | None) -> None:
 def run(
     recipe: RecipeArgument = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts to accept at most.")] = None,
-    folder: Annotated[Path, typer.Option("--out", help="Holds ledger and dataset.")] = Path(
-        "prefmill-data"
-    ),
+    folder: Annotated[
+        Path, typer.Option("--out", help="Folder of this run: ledger, dataset.")
+    ] = Path("prefmill-data"),
     max_failed: Annotated[
         str, typer.Option(help="Share of failed prompts above which the exit code is 1.")
     ] = "50%",
@@ -134,8 +134,8 @@ def run(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """The whole mill on one machine, until the source is done."""
-    from producer.export import export_dataset
     from producer.local import LocalRun
+    from producer.owner import DATASET
     from producer.progress import Display
     from workers.ledger import Ledger
 
@@ -155,7 +155,7 @@ def run(
     )
     one.run(lambda total: Display(err, total))
     ledger = Ledger(one.database_url)
-    export_dataset(ledger, loaded.name, folder / "dataset")
+    _write_dataset(ledger, loaded.name, folder / DATASET)
     trouble = one.deliver(ledger)
     counts = ledger.counts(loaded.name, loaded.destinations)
     _summary(loaded, counts, ledger, folder, time.monotonic() - started)
@@ -194,7 +194,9 @@ def init(
             shutil.copyfile(source, samples)
             out.print(f"wrote {samples}", markup=False)
     shutil.copyfile(SHIPPED / f"{name}.yaml", target)
-    out.print(f"wrote {target}: edit it, then `prefmill run {target}`", markup=False)
+    out.print(
+        f"wrote {target}: edit it, then `prefmill run {target} --out {name}-data`", markup=False
+    )
 
 
 @app.command()
@@ -566,6 +568,14 @@ def _set_pause(
         if not paused:
             doors.open()
     out.print(f"{loaded.name} is paused" if paused else f"{loaded.name} goes on", markup=False)
+
+
+def _write_dataset(ledger: "Ledger", run: str, folder: Path) -> int:
+    from producer.export import export_dataset
+    from producer.guards import locked, signals
+
+    with locked(folder.parent), signals():
+        return export_dataset(ledger, run, folder)
 
 
 def _begun(
