@@ -425,7 +425,8 @@ def rebuild(
 ) -> None:
     """Pairs again from stored judgements, by the recipe's `pairs`. No LLM is called.
 
-    Shows the difference first. On a terminal it asks before it writes.
+    Shows the difference first. On a terminal it asks before it writes: the ledger, and the run's
+    dataset beside it.
     """
     from producer import rebuild as again
     from workers.ledger import Ledger
@@ -441,6 +442,7 @@ def rebuild(
         typer.confirm("Write this?", abort=True)
     done = again.rebuild(ledger, loaded)
     out.print(f"pairs of {done} prompts were made again", markup=False)
+    _write_dataset_again(ledger, settings, loaded)
 
 
 @app.command()
@@ -498,10 +500,14 @@ def pull(
     from producer import curation
     from producer.rebuild import check as check_run
 
-    ledger, loaded = _begun(recipe, database, log_format)
+    settings, loaded = _begin(recipe, database, log_format)
+    ledger = _ledger_of(settings, loaded)
     _destinations(loaded, "argilla")
     check_run(ledger, loaded)
-    _print_lines(curation.pull(ledger, loaded, _say).lines())
+    pulled = curation.pull(ledger, loaded, _say)
+    _print_lines(pulled.lines())
+    if pulled.changed:
+        _write_dataset_again(ledger, settings, loaded)
 
 
 @app.command()
@@ -570,12 +576,33 @@ def _set_pause(
     out.print(f"{loaded.name} is paused" if paused else f"{loaded.name} goes on", markup=False)
 
 
-def _write_dataset(ledger: "Ledger", run: str, folder: Path) -> int:
+def _write_dataset(ledger: "Ledger", run: str, folder: Path, *, patience_s: float = 5.0) -> int:
     from producer.export import export_dataset
     from producer.guards import locked, signals
 
-    with locked(folder.parent), signals():
+    with locked(folder.parent, patience_s), signals():
         return export_dataset(ledger, run, folder)
+
+
+def _write_dataset_again(ledger: "Ledger", settings: "Settings", recipe: "Recipe") -> None:
+    """The dataset folder that is known of holds the ledger's pairs, or it is said what does it."""
+    from producer.owner import beside
+    from workers.database import shown
+    from workers.errors import FolderBusy
+
+    url = settings.require_database()
+    folder = beside(url, recipe.name, ledger.identity(recipe.name))
+    if folder is None:
+        command = f"prefmill run {settings.recipe} --out DIR --database {shown(url)}"
+        out.print(f"no dataset folder of this run is known; `{command}` writes one", markup=False)
+        return
+    try:
+        rows = _write_dataset(ledger, recipe.name, folder, patience_s=0)
+    except FolderBusy:
+        text = f"{folder} holds the earlier pairs until the run ends that works in {folder.parent}"
+        out.print(text, markup=False)
+    else:
+        out.print(f"wrote {rows} rows to {folder}", markup=False)
 
 
 def _begun(

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from workers.errors import SettingsError
+from workers.settings import sqlite_path
 
 #: In the folder of a run.
 LEDGER, DATASET = "ledger.db", "dataset"
@@ -78,6 +79,19 @@ def older(folder: Path) -> Path:
     """Where a dataset lies while another one takes its place; beside it, where a link leads to."""
     place = folder.resolve()
     return place.with_name(f".{place.name}.old")
+
+
+def beside(database_url: str, run: str, begun: str) -> Path | None:
+    """The run's dataset in the folder of its ledger, as `run` lays them out; None without one."""
+    ledger = sqlite_path(database_url)
+    if ledger is None or ledger.name != LEDGER:
+        return None
+    folder = ledger.with_name(DATASET)
+    try:
+        check(folder, run, begun)
+        return folder if older(folder).exists() or _named(folder, run) else None
+    except (SettingsError, OSError):
+        return None
 
 
 def _file(folder: Path) -> Path:

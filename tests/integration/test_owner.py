@@ -1,22 +1,28 @@
 """A dataset folder belongs to the run that wrote it, and no other run replaces it."""
 
+import json
 import os
 import shutil
 import signal
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from datasets import load_dataset
 
 from producer import owner
+from producer.columns import SourceColumns
 from producer.export import export_dataset
+from producer.guards import locked
 from tests.llm_server import LlmServer
 from tests.mill import Mill, eventually, mill, recipe, write_prompts
 from workers.errors import SettingsError
 from workers.ledger import Ledger
+from workers.recipe_file import load
+from workers.records import PAIRED, Generation, Judgement, Outcome, Pair, Prompt, Rating
 
 #: Where nothing answers: what is refused before anything starts asks nobody.
 NOWHERE = "http://127.0.0.1:9/v1"
@@ -217,3 +223,81 @@ def test_a_dataset_is_written_where_a_link_leads_to(tmp_path: Path) -> None:
         assert folder.is_symlink()
         assert [path.name for path in (tmp_path / "disk").iterdir()] == ["mine"]
     assert (tmp_path / "disk/mine/README.md").is_file()
+
+
+# Pairs that change after the dataset was written
+
+
+def filled(one: Mill, database: str = "prefmill-data/ledger.db") -> Ledger:
+    """A ledger with ten pairs of margins 1 to 4, as a run leaves them."""
+    loaded = load(str(one.recipe))
+    ledger = Ledger(f"sqlite:///{one.folder / database}")
+    ledger.open_run(loaded.name, loaded.hash, loaded.fingerprint())
+    prompts = [Prompt(f"Task {number}.", {}) for number in range(10)]
+    keys = [prompt.key(loaded.name) for prompt in prompts]
+    (batch,) = ledger.accept(
+        loaded.name,
+        dict(zip(keys, prompts, strict=True)),
+        [],
+        source="file",
+        position={"line": 10},
+        schema=SourceColumns().to_text(),
+        batch_size=10,
+    )
+    ledger.commit(loaded.name, batch, [_ended(key, n) for n, key in enumerate(keys)], ())
+    return ledger
+
+
+def _ended(key: str, number: int) -> Outcome:
+    pair = Pair(f"Good {number}.", "model-a", 5.0, f"Bad {number}.", "model-b", number % 4 + 1.0)
+    generations = (
+        Generation("a", "model-a", text=pair.chosen),
+        Generation("b", "model-b", text=pair.rejected),
+    )
+    ratings = (Rating(5.0, "right"), Rating(pair.rejected_rating, "wrong"))
+    judgement = Judgement("judge", "judge-model", "overall-rating", ratings, (0, 1))
+    return Outcome(key, PAIRED, None, "", generations, (judgement,), (pair,))
+
+
+def _stricter(one: Mill) -> None:
+    data: dict[str, Any] = yaml.safe_load(one.recipe.read_text())
+    one.recipe.write_text(json.dumps({**data, "pairs": {"min_margin": 3.0}}))
+
+
+def _rows(folder: Path) -> int:
+    return int(load_dataset(str(folder), split="train").num_rows)
+
+
+def test_a_rebuild_writes_the_dataset_of_its_run_again(tmp_path: Path) -> None:
+    with mill(tmp_path, recipe(NOWHERE, {"file": "prompts.jsonl"})) as one:
+        folder = tmp_path / "prefmill-data/dataset"
+        ledger = filled(one)
+        assert export_dataset(ledger, "mill", folder) == _rows(folder) == 10
+        _stricter(one)
+        before = contents(folder)
+        assert one.call("rebuild", "--dry-run").returncode == 0
+        with locked(folder.parent):
+            done = one.call("rebuild", "--yes")
+            assert done.returncode == 0, done.stderr
+            assert "prefmill-data/dataset holds the earlier pairs until" in done.stdout
+        assert contents(folder) == before
+        done = one.call("rebuild", "--yes")
+        assert done.returncode == 0, done.stderr
+        assert "wrote 6 rows to prefmill-data/dataset" in done.stdout
+        assert _rows(folder) == len(one.rows()) == 6
+
+
+@pytest.mark.parametrize("database", ["prefmill-data/ledger.db", "mine.db"])
+def test_a_rebuild_without_a_dataset_of_its_own_says_what_writes_one(
+    tmp_path: Path, database: str
+) -> None:
+    with mill(tmp_path, recipe(NOWHERE, {"file": "prompts.jsonl"})) as one:
+        filled(one, database)
+        folder = tmp_path / "prefmill-data/dataset"
+        export_dataset(opened(folder.parent, "second"), "second", folder)
+        before = contents(folder)
+        done = one.call("rebuild", "--yes", "--database", f"sqlite:///{database}")
+        assert done.returncode == 0, done.stderr
+        command = f"`prefmill run {one.recipe} --out DIR --database sqlite:///{database}`"
+        assert command in done.stdout
+        assert contents(folder) == before
