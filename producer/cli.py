@@ -120,9 +120,9 @@ def _show_version(asked: bool | None) -> None:
 def run(
     recipe: RecipeArgument = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts to accept at most.")] = None,
-    folder: Annotated[Path, typer.Option("--out", help="Holds ledger and dataset.")] = Path(
-        "prefmill-data"
-    ),
+    folder: Annotated[
+        Path, typer.Option("--out", help="Folder of this run: ledger, dataset.")
+    ] = Path("prefmill-data"),
     max_failed: Annotated[
         str, typer.Option(help="Share of failed prompts above which the exit code is 1.")
     ] = "50%",
@@ -134,8 +134,8 @@ def run(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """The whole mill on one machine, until the source is done."""
-    from producer.export import export_dataset
     from producer.local import LocalRun
+    from producer.owner import DATASET
     from producer.progress import Display
     from workers.ledger import Ledger
 
@@ -155,7 +155,7 @@ def run(
     )
     one.run(lambda total: Display(err, total))
     ledger = Ledger(one.database_url)
-    export_dataset(ledger, loaded.name, folder / "dataset")
+    _write_dataset(ledger, loaded.name, folder / DATASET)
     trouble = one.deliver(ledger)
     counts = ledger.counts(loaded.name, loaded.destinations)
     _summary(loaded, counts, ledger, folder, time.monotonic() - started)
@@ -194,7 +194,9 @@ def init(
             shutil.copyfile(source, samples)
             out.print(f"wrote {samples}", markup=False)
     shutil.copyfile(SHIPPED / f"{name}.yaml", target)
-    out.print(f"wrote {target}: edit it, then `prefmill run {target}`", markup=False)
+    out.print(
+        f"wrote {target}: edit it, then `prefmill run {target} --out {name}-data`", markup=False
+    )
 
 
 @app.command()
@@ -390,20 +392,27 @@ def try_(
 def export(
     recipe: RecipeArgument = None,
     config: Annotated[Configuration, typer.Option(help="Which rows.")] = Configuration.default,
-    form: Annotated[Form, typer.Option("--format", help="Form of the file.")] = Form.parquet,
-    path: Annotated[Path | None, typer.Option("--out", help="The file to write.")] = None,
+    form: Annotated[
+        Form | None,
+        typer.Option("--format", help="Form of the file; default: by the name in --out."),
+    ] = None,
+    path: Annotated[
+        Path | None,
+        typer.Option("--out", help="The file to write: .parquet, .jsonl or .ndjson."),
+    ] = None,
     database: Database = None,
     log_format: Logging = LogFormat.text,
 ) -> None:
-    """Rows of a run into one file."""
+    """Rows of a run into one file, Parquet unless something else is said."""
     from producer.export import export as export_rows
-    from workers.ledger import Ledger
+    from producer.export import form_of, no_rows
 
-    settings, loaded = _begin(recipe, database, log_format)
-    ledger = Ledger(settings.require_database(), must_exist=True)
-    target = path or Path(f"{loaded.name}-{config.value}.{form.value}")
-    rows = export_rows(ledger, loaded.name, config.value, form.value, target)
-    out.print(f"wrote {rows} rows to {target}", markup=False)
+    written = form_of(path, form.value if form else None)
+    ledger, loaded = _begun(recipe, database, log_format)
+    target = path or Path(f"{loaded.name}-{config.value}.{written}")
+    rows = export_rows(ledger, loaded.name, config.value, written, target)
+    why = "" if rows else f"0 rows: {no_rows(ledger, loaded.name, config.value)}; "
+    out.print(f"{why}wrote {rows} rows to {target}", markup=False)
 
 
 @app.command()
@@ -416,7 +425,8 @@ def rebuild(
 ) -> None:
     """Pairs again from stored judgements, by the recipe's `pairs`. No LLM is called.
 
-    Shows the difference first. On a terminal it asks before it writes.
+    Shows the difference first. On a terminal it asks before it writes: the ledger, and the run's
+    dataset beside it.
     """
     from producer import rebuild as again
     from workers.ledger import Ledger
@@ -432,6 +442,7 @@ def rebuild(
         typer.confirm("Write this?", abort=True)
     done = again.rebuild(ledger, loaded)
     out.print(f"pairs of {done} prompts were made again", markup=False)
+    _write_dataset_again(ledger, settings, loaded)
 
 
 @app.command()
@@ -489,10 +500,14 @@ def pull(
     from producer import curation
     from producer.rebuild import check as check_run
 
-    ledger, loaded = _begun(recipe, database, log_format)
+    settings, loaded = _begin(recipe, database, log_format)
+    ledger = _ledger_of(settings, loaded)
     _destinations(loaded, "argilla")
     check_run(ledger, loaded)
-    _print_lines(curation.pull(ledger, loaded, _say).lines())
+    pulled = curation.pull(ledger, loaded, _say)
+    _print_lines(pulled.lines())
+    if pulled.changed:
+        _write_dataset_again(ledger, settings, loaded)
 
 
 @app.command()
@@ -559,6 +574,35 @@ def _set_pause(
         if not paused:
             doors.open()
     out.print(f"{loaded.name} is paused" if paused else f"{loaded.name} goes on", markup=False)
+
+
+def _write_dataset(ledger: "Ledger", run: str, folder: Path, *, patience_s: float = 5.0) -> int:
+    from producer.export import export_dataset
+    from producer.guards import locked, signals
+
+    with locked(folder.parent, patience_s), signals():
+        return export_dataset(ledger, run, folder)
+
+
+def _write_dataset_again(ledger: "Ledger", settings: "Settings", recipe: "Recipe") -> None:
+    """The dataset folder that is known of holds the ledger's pairs, or it is said what does it."""
+    from producer.owner import beside
+    from workers.database import shown
+    from workers.errors import FolderBusy
+
+    url = settings.require_database()
+    folder = beside(url, recipe.name, ledger.identity(recipe.name))
+    if folder is None:
+        command = f"prefmill run {settings.recipe} --out DIR --database {shown(url)}"
+        out.print(f"no dataset folder of this run is known; `{command}` writes one", markup=False)
+        return
+    try:
+        rows = _write_dataset(ledger, recipe.name, folder, patience_s=0)
+    except FolderBusy:
+        text = f"{folder} holds the earlier pairs until the run ends that works in {folder.parent}"
+        out.print(text, markup=False)
+    else:
+        out.print(f"wrote {rows} rows to {folder}", markup=False)
 
 
 def _begun(

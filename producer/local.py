@@ -17,6 +17,7 @@ from pathlib import Path
 
 import yaml
 
+from producer import owner
 from producer.children import Child, spawn, stop
 from producer.delivering import deliver, preparing
 from producer.feed import Feed
@@ -77,7 +78,7 @@ class LocalRun:
         """The ledger of this run: the environment's, else the one in the folder."""
         if "database_url" in self.settings.model_fields_set:
             return self.settings.require_database()
-        return f"sqlite:///{self.out.resolve() / 'ledger.db'}"
+        return f"sqlite:///{self.out.resolve() / owner.LEDGER}"
 
     @property
     def shown_database(self) -> str:
@@ -91,17 +92,11 @@ class LocalRun:
         """
         api_keys(self.recipe)
         check_destinations(self.recipe)
-        self.out.mkdir(parents=True, exist_ok=True)
+        dataset = self.out / owner.DATASET
+        owner.check(dataset, self.recipe.name)  # a folder that is not ours is not even locked
         with locked(self.out), signals():
             try:
-                ledger = Ledger(self.database_url)
-                fingerprint = self.recipe.fingerprint()
-                ledger.open_run(
-                    self.recipe.name,
-                    self.recipe.hash,
-                    fingerprint,
-                    accept_changes=self.accept_changes,
-                )
+                ledger = self._open_ledger(dataset)
                 for warning in warnings(ledger, self.recipe):
                     self.say(f"warning: {warning}")
                 if ledger.paused(self.recipe.name):
@@ -116,6 +111,18 @@ class LocalRun:
                 with deaf():
                     stop(self._workers, grace_s=GRACE_S + 5)
                     stop(self._services, grace_s=5)
+
+    def _open_ledger(self, dataset: Path) -> Ledger:
+        """The ledger, with the run in it and the dataset folder claimed for it."""
+        run = self.recipe.name
+        owner.restore(dataset)
+        ledger = Ledger(self.database_url)
+        owner.check(dataset, run, ledger.identity(run))
+        ledger.open_run(
+            run, self.recipe.hash, self.recipe.fingerprint(), accept_changes=self.accept_changes
+        )
+        owner.claim(dataset, run, ledger.identity(run))
+        return ledger
 
     def deliver(self, ledger: Ledger) -> PrefmillError | None:
         """Deliver what the run's workers left; returns why that did not work, if it did not.

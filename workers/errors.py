@@ -4,6 +4,7 @@
     ├── ConfigurationError        what a person wrote cannot be used: exit code 2
     │   ├── RecipeError           a recipe's key, its value, what would be accepted
     │   ├── SettingsError         an environment variable or option
+    │   │   └── FolderBusy        a run works in the folder
     │   ├── SourceError           a source that cannot be opened or read
     │   └── DestinationRefused    Argilla or the Hub will never take this as it is
     ├── LedgerError               the ledger cannot be read or written
@@ -31,6 +32,10 @@ class RecipeError(ConfigurationError):
 
 class SettingsError(ConfigurationError):
     """An environment variable or option cannot be used."""
+
+
+class FolderBusy(SettingsError):
+    """A run works in the folder."""
 
 
 class SourceError(ConfigurationError):

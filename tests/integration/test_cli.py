@@ -106,14 +106,42 @@ def test_exports_hold_the_same_rows_in_either_form(tmp_path: Path, llm: LlmServe
         database = ["--database", "sqlite:///prefmill-data/ledger.db"]
         for config in ("default", "full"):
             parquet = tmp_path / f"{config}.parquet"
-            options = ["--config", config, "--format", "parquet", "--out", str(parquet)]
+            options = ["--config", config, "--out", str(parquet)]
             assert one.call("export", *options, *database).returncode == 0
             assert pq.read_table(parquet).to_pylist() == one.rows(config)
         (full, *_) = one.rows("full")
+        named = one.call("export", "--config", "full", "--out", "named.ndjson", *database)
+        assert named.returncode == 0, named.stderr
+        assert (tmp_path / "named.ndjson").read_bytes() == (tmp_path / "full.jsonl").read_bytes()
+        nothing = one.call("export", "--config", "human", "--out", "human.jsonl", *database)
+        assert nothing.stdout.startswith("0 rows: no pairs follow from people's ratings")
+        folder = one.call("export", "--out", "prefmill-data", *database)
+        assert folder.returncode == 2
+        assert "prefmill-data: is no file; accepted: a file path" in folder.stderr
     assert len(full["generations"]) == len(full["ratings"]) == len(full["rationales"]) == 2
     assert [message["role"] for message in full["chosen"]] == ["user", "assistant"]
     assert full["generation_models"] == ["model-a", "model-b"]
     assert json.loads(full["metadata"])["judgements"][0]["judge"] == "judge"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--out", "x.csv"], ["--out x.csv", "'.csv'", "accepted: .parquet, .jsonl, .ndjson"]),
+        (["--out", "x.jsonl.gz", "--format", "jsonl"], ["--out x.jsonl.gz", "'.gz'"]),
+        (["--out", "x.JSONL", "--format", "parquet"], ["--format parquet", "--out x.JSONL"]),
+        (["--out", "x.parquet", "--format", "jsonl"], ["--format jsonl", "--out x.parquet"]),
+        (["--out", "x.jsonl"], ["no ledger"]),
+    ],
+)
+def test_an_export_under_a_wrong_name_writes_nothing(
+    tmp_path: Path, options: list[str], said: list[str]
+) -> None:
+    with mill(tmp_path, GOOD) as one:
+        done = one.call("export", *options)
+    assert done.returncode == 2
+    assert all(part in done.stderr for part in said), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
 @pytest.mark.chaos
