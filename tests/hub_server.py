@@ -39,7 +39,7 @@ from tests.hub_store import (
 )
 
 #: These are known to every server: both see what OWNER has, the first one may change it.
-WRITE_TOKEN = "hf_write"
+WRITE_TOKEN = "hf_write_4f1c2a9b"
 READ_TOKEN = "hf_read"
 OWNER = "me"
 NOT_SIGNED_IN = "Invalid username or password."

@@ -323,7 +323,7 @@ def test_what_the_hub_will_never_take_is_refused_in_its_own_words(
     hub: HubServer, repository: HubRepository, request_: str
 ) -> None:
     head = repository.head(create=True)
-    body = b'{"errors": [{"message": "storage quota exceeded, hf_write"}]}'
+    body = b'{"errors": [{"message": "storage quota exceeded, hf_write_4f1c2a9b"}]}'
     hub.fail(request_, status=400, body=body)
     expected = DestinationAway if "/lfs/" in request_ else DestinationRefused
     with pytest.raises(expected, match=r"400 storage quota exceeded, \*\*\*") as refused:
@@ -479,7 +479,7 @@ COMMITS = """
 import sys, tracemalloc
 from workers.destinations.hub import HubRepository
 
-repository = HubRepository("me/pairs", private=True, token="hf_write")
+repository = HubRepository("me/pairs", private=True, token="hf_write_4f1c2a9b")
 assert "huggingface_hub" not in sys.modules
 head = repository.head(create=True)
 tracemalloc.start()
@@ -507,7 +507,7 @@ def test_without_leave_to_go_online_the_variable_is_named(hub: HubServer, tmp_pa
 from workers.destinations.hub import HubRepository
 from workers.errors import DestinationRefused
 try:
-    HubRepository("me/pairs", private=True, token="hf_write").head()
+    HubRepository("me/pairs", private=True, token="hf_write_4f1c2a9b").head()
 except DestinationRefused as error:
     print(error)
 """

@@ -130,7 +130,10 @@ def test_metrics_follow_a_fleet_through_work_a_shut_door_and_the_brokers_death(
                 fleet.start("worker", "generate.a", "generate.b", "judge", "sink")
                 assert fleet.call("enqueue").returncode == 0
                 found = eventually(
-                    lambda: (now := scraped.now())["model_calls_in_flight"]["mock", "a"] and now,
+                    lambda: (
+                        (now := scraped.now()).get("model_calls_in_flight", {}).get(("mock", "a"))
+                        and now
+                    ),
                     within_s=20,
                     what="calls in flight\n" + fleet.logs(),
                 )

@@ -314,16 +314,16 @@ def test_a_record_is_sent_again_when_its_prompt_ends_otherwise(ledger: Ledger) -
 
 
 def test_a_row_that_holds_a_secret_stays_behind_with_the_reason(ledger: Ledger) -> None:
-    make(ledger, "secretive", "b")
-    assert Shards(ledger, RUN, ledger.sealed(RUN, HUB), {"good secretive"}).seal()
+    make(ledger, "secretive-4f1c", "b")
+    assert Shards(ledger, RUN, ledger.sealed(RUN, HUB), {"good secretive-4f1c"}).seal()
     assert chosen(ledger, SEALED) == ["good b"]
     outbox = ledger.sealed(RUN, HUB)
     ((key, why),) = outbox.refusals()
-    assert key == "secretive"
+    assert key == "secretive-4f1c"
     assert "secret" in why
     assert outbox.backlog().refused == 1
     outbox.retry_refused()
-    assert [entry.key for entry in outbox.waiting(9)] == ["secretive"]
+    assert [entry.key for entry in outbox.waiting(9)] == ["secretive-4f1c"]
 
 
 def test_trouble_is_noted_and_cleared(ledger: Ledger) -> None:

@@ -25,6 +25,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # it re-expor
 )
 
 from workers.errors import DestinationAway, DestinationRefused, PrefmillError
+from workers.masking import hide, masked
 
 #: Seconds until a connection must stand.
 CONNECT_TIMEOUT_S = 10.0
@@ -58,6 +59,9 @@ class Caller:
     token: str = field(repr=False)
     timeout_s: float
 
+    def __post_init__(self) -> None:
+        hide([self.token])
+
     def away(self, what: str, retry_after_s: float | None = None) -> DestinationAway:
         """The Hub does not take it now."""
         return DestinationAway(
@@ -71,9 +75,8 @@ class Caller:
         return DestinationRefused(f"{told}; accepted: {accepted}" if accepted else told)
 
     def shown(self, text: str) -> str:
-        """One line of the text, without the token."""
-        masked = text.replace(self.token, "***") if self.token else text
-        line = " ".join(masked.split())
+        """One line of the text, without secrets."""
+        line = " ".join(masked(text).split())
         return line if len(line) <= SAID else f"{line[:SAID]}…"
 
 
