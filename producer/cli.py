@@ -674,13 +674,18 @@ def _share(text: str) -> float:
 
 
 def _threads(recipe: "Recipe", name: str) -> int:
-    """Enough batches to keep a model's slots busy while long calls hold some batches back."""
+    """Enough batches to keep a model's slots busy while long calls hold some batches back.
+
+    Two at least: while the last calls of one batch are waited for, the next one begins.
+    """
     caps = {f"generate.{model.name}": recipe.cap(model) for model in recipe.generators}
     caps["judge"] = sum(recipe.cap(judge) for judge in recipe.judges)
     # One prompt keeps so many calls of this queue going at once.
     each = {f"generate.{model.name}": model.samples for model in recipe.generators}
     each["judge"] = recipe.judgements
-    return -(-3 * caps[name] // (each[name] * recipe.fleet.batch_size)) if name in caps else 4
+    if name not in caps:
+        return 4
+    return max(2, -(-3 * caps[name] // (each[name] * recipe.fleet.batch_size)))
 
 
 def _celery(settings: "Settings") -> "Celery":

@@ -101,10 +101,17 @@ def test_a_recipe_that_is_nowhere_is_refused_with_the_shipped_names(tmp_path: Pa
 def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
     recipe = load_text(tmp_path, as_yaml(BASE))
     assert (recipe.seed, recipe.judging.order, recipe.pairs.min_margin) == (0, "shuffled", 0.0)
-    assert (recipe.fleet.batch_size, recipe.fleet.window) == (8, 2048)
+    assert (recipe.fleet.batch_size, recipe.fleet.window) == (32, 2048)
     assert (recipe.fleet.deadline, recipe.fleet.max_attempts) == (1800, 3)
     assert recipe.endpoints["there"].timeout == 120
     assert recipe.generators[0].truncated == "fail"
+
+
+@pytest.mark.parametrize(("window", "size"), [(7, 7), (32, 32), (33, 32), (4096, 32)])
+def test_batches_are_of_32_or_of_a_smaller_window(tmp_path: Path, window: int, size: int) -> None:
+    recipe = load_text(tmp_path, as_yaml(with_value("fleet", {"window": window})))
+    assert recipe.fleet.batch_size == size
+    assert recipe.hash == load_text(tmp_path, as_yaml(BASE)).hash
 
 
 def test_a_variable_in_a_value_is_not_expanded(
@@ -206,7 +213,8 @@ def test_what_is_no_mapping_in_yaml_is_refused(
         ("fleet.batch_size", "8", ["fleet.batch_size: '8'", "valid integer"]),
         ("fleet.batch_size", 0, ["fleet.batch_size: 0", "greater than or equal to 1"]),
         ("fleet.batch_size", 257, ["fleet.batch_size: 257", "less than or equal to 256"]),
-        ("fleet.window", 7, ["fleet.window: 7", "at least fleet.batch_size, 8"]),
+        ("fleet", {"batch_size": 8, "window": 7}, ["fleet.window: 7", "fleet.batch_size, 8"]),
+        ("fleet.batch_size", "auto", ["fleet.batch_size: 'auto'", "valid integer"]),
         ("fleet.deadline", 0, ["fleet.deadline: 0", "greater than 0"]),
         ("fleet.max_attempts", 101, ["fleet.max_attempts: 101", "less than or equal to 100"]),
         ("endpoints.here.max_concurrency", 0, ["endpoints.here.max_concurrency: 0", "equal to 1"]),
