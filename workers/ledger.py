@@ -16,7 +16,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, delete, func, or_, select, tuple_, update
+from sqlalchemy import (
+    Connection,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    literal_column,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -416,20 +427,21 @@ class Ledger:
         `recipe_hash` is that of the recipe by which they are worked on. With `attempt` this is
         where work begins: it counts once for each publication.
         """
-        mine = and_(_waiting(run), prompts.c.batch == batch)
+        mine = _in_batch(run, batch)
         names = ("key", "input", "begun", "attempt", "dead_worker", "recipe_hash", "replies")
-        wanted = (*(prompts.c[name] for name in names), *_MADE)
-        query = select(*wanted).where(mine)
+        query = select(*(prompts.c[name] for name in (*names, "state")), *_MADE).where(mine)
         with self._transaction(reading=True) as connection:
-            found = connection.execute(query.order_by(prompts.c.key)).all()
+            rows = connection.execute(query).all()
+        found = sorted((row for row in rows if row.state == IN_FLIGHT), key=lambda row: row.key)
         fresh = {row.key for row in found if attempt and not row.begun}
         if fresh:
             # Only the first of the models writes: writers queue for an SQLite file.
             started = {"begun": True, "attempt": prompts.c.attempt + 1}
             with self._transaction() as connection:
-                _hold(connection, mine)
+                held = _hold_batch(connection, run, batch)
+                waiting = _these(run, [row.key for row in held])
                 connection.execute(
-                    update(prompts).where(mine, prompts.c.begun.is_(False)).values(started)
+                    update(prompts).where(waiting, prompts.c.begun.is_(False)).values(started)
                 )
         return Work(
             prompts={row.key: _prompt(row.input) for row in found},
@@ -453,9 +465,8 @@ class Ledger:
         itself, so that the one that kills is told from its neighbours: returns the ids of these
         fresh batches, which are not published yet. Otherwise the batch goes on as it is.
         """
-        mine = and_(_waiting(run), prompts.c.batch == batch)
         with self._transaction() as connection:
-            held = _hold(connection, mine)
+            held = _hold_batch(connection, run, batch)
             if max((row.attempt for row in held), default=0) != attempt:
                 return []  # another step of this batch, or an earlier delivery, told already
             told = f"{max_attempts} workers died while they worked on it"
@@ -471,11 +482,11 @@ class Ledger:
 
     def note_error(self, run: str, batch: str, error: str) -> None:
         """Keep what went wrong with a batch, for the day its prompts fail."""
-        mine = and_(_waiting(run), prompts.c.batch == batch)
         noted = {"detail": _detail(" ".join(error.split())) or None}
         with self._transaction() as connection:
-            _hold(connection, mine)
-            connection.execute(update(prompts).where(mine).values(noted))
+            held = _hold_batch(connection, run, batch)
+            waiting = _these(run, [row.key for row in held])
+            connection.execute(update(prompts).where(waiting).values(noted))
 
     def commit(
         self, run: str, batch: str, outcomes: Sequence[Outcome], destinations: Iterable[str] = ()
@@ -551,12 +562,11 @@ class Ledger:
 
         They begin anew, but for the generations and judgements they had.
         """
-        failed = and_(prompts.c.run == run, prompts.c.state == FAILED)
         cleared = ("reason", "detail", "finished_at", "batch", "published_at", "dead_worker")
         change: dict[str, Any] = dict.fromkeys(cleared)
         change |= {"state": IN_FLIGHT, "attempt": 0, "begun": False}
         with self._transaction() as connection:
-            query = select(prompts.c.key).where(failed)
+            query = select(prompts.c.key).where(_failed(run))
             query = query.order_by(prompts.c.finished_at, prompts.c.key).limit(max(0, limit))
             keys = list(connection.scalars(query.with_for_update(skip_locked=True)))
             for start in range(0, len(keys), VARIABLES):
@@ -568,24 +578,12 @@ class Ledger:
 
     def concluded(self, run: str, *, page: int = 200) -> Iterator[Concluded]:
         """Every paired or rejected prompt of a run, in the order of acceptance, page by page."""
-        place = (prompts.c.ordinal, prompts.c.key)
-        names = ("key", "ordinal", "input", "state", "reason", "replies")
-        query = select(*(prompts.c[name] for name in names), *_MADE)
-        judged = and_(prompts.c.run == run, prompts.c.state.in_((PAIRED, REJECTED)))
-        query = query.where(judged).order_by(*place).limit(page)
-        after: Any = None
-        while True:
-            rest = query
-            if after is not None:
-                rest = query.where(tuple_(*place) > (after.ordinal, after.key))
+        names = ("key", "input", "state", "reason", "replies", "generations", "judgements")
+        for rows in self._judged_pages(run, names, page):
             with self._transaction(reading=True) as connection:
-                found = connection.execute(rest).all()
-                made = _pairs_of(connection, run, [row.key for row in found])
-            for row in found:
-                yield _concluded(row, made[row.key])
-            if len(found) < page:
-                return
-            after = found[-1]
+                by_key = _pairs_of(connection, run, [row.key for row in rows])
+            for row in rows:
+                yield _concluded(row, by_key[row.key])
 
     def replace_pairs(
         self, run: str, outcomes: Sequence[Outcome], destinations: Iterable[str] = ()
@@ -713,6 +711,14 @@ class Ledger:
         with self._transaction(reading=True) as connection:
             return connection.scalar(select(func.count()).where(prompts.c.run == run)) or 0
 
+    def accepted_bound(self, run: str) -> int:
+        """At least as many prompts as the run ever accepted, without counting them.
+
+        Their places in the run's order count prompts with gaps.
+        """
+        with self._transaction(reading=True) as connection:
+            return _next_place(connection, run)
+
     def counts(self, run: str, destinations: Mapping[str, str] | None = None) -> Counts:
         """All counts of a run, of one moment; of deliveries by the short names of destinations."""
         by_state = select(prompts.c.state, prompts.c.reason, func.count()).where(
@@ -745,11 +751,13 @@ class Ledger:
         """Every failed prompt of a run, oldest first, read page by page."""
         wanted = ("key", "input", "reason", "detail", "attempt", "finished_at")
         query = select(*(prompts.c[name] for name in wanted))
-        query = query.where(prompts.c.run == run, prompts.c.state == FAILED)
-        query = query.order_by(prompts.c.finished_at, prompts.c.key).limit(page)
+        place = (prompts.c.finished_at, prompts.c.key)
+        query = query.where(_failed(run)).order_by(*place).limit(page)
         after: Any = None
         while True:
-            rest = query if after is None else query.where(_later(after))
+            rest = query
+            if after is not None:
+                rest = query.where(tuple_(*place) > (after.finished_at, after.key))
             with self._transaction(reading=True) as connection:
                 found = connection.execute(rest).all()
             for row in found:
@@ -763,25 +771,33 @@ class Ledger:
     def pairs(self, run: str, *, page: int = 500) -> Iterator[Judged]:
         """Every pair of a run, kept ties among them, in the order of their prompts' acceptance.
 
-        That order does not depend on which worker was faster. Read page by page.
+        That order does not depend on which worker was faster. Read page by page, of prompts.
         """
-        place = (prompts.c.ordinal, prompts.c.key, pairs.c.index)
-        query = _rows().where(prompts.c.run == run).order_by(*place).limit(page)
+        for rows in self._judged_pages(run, ("key",), page):
+            keys = [row.key for row in rows]
+            by_key = self.pairs_of(run, keys)
+            for key in keys:
+                yield from by_key.get(key, ())
+
+    def _judged_pages(self, run: str, names: Sequence[str], page: int) -> Iterator[list[Any]]:
+        """Columns of the paired and rejected prompts of a run, in the order of acceptance.
+
+        The state is looked at here: asked for it, a database may sort the whole run for each page.
+        """
+        place = (prompts.c.ordinal, prompts.c.key)
+        columns = (prompts.c[name] for name in dict.fromkeys((*names, "ordinal", "key", "state")))
+        query = select(*columns).where(prompts.c.run == run).order_by(*place).limit(page)
         after: Any = None
-        last: Judged | None = None
         while True:
             rest = query
             if after is not None:
-                rest = query.where(tuple_(*place) > (after.ordinal, after.key, after.index))
+                rest = query.where(tuple_(*place) > (after.ordinal, after.key))
             with self._transaction(reading=True) as connection:
-                found = connection.execute(rest).all()
-            for row in found:
-                # A prompt may have many pairs; what they were made from is read once.
-                last = _judged(row, last)
-                yield last
-            if len(found) < page:
+                rows = connection.execute(rest).all()
+            yield [row for row in rows if row.state in (PAIRED, REJECTED)]
+            if len(rows) < page:
                 return
-            after = found[-1]
+            after = rows[-1]
 
     def pairs_of(self, run: str, keys: Sequence[str]) -> dict[str, list[Judged]]:
         """The pairs of some prompts, by key, each prompt's in their order."""
@@ -876,10 +892,9 @@ def _add(counts: dict[str, int], usage: Usage) -> None:
     counts["output_tokens"] += usage.output_tokens
 
 
-def _later(row: Any) -> Any:
-    """Prompts that come after this one by time and key."""
-    same = and_(prompts.c.finished_at == row.finished_at, prompts.c.key > row.key)
-    return or_(prompts.c.finished_at > row.finished_at, same)
+def _failed(run: str) -> Any:
+    """The failed prompts of a run, said so that the index of failed prompts serves them."""
+    return and_(prompts.c.run == run, prompts.c.state == literal_column(f"'{FAILED}'"))
 
 
 def _pairs_of(connection: Connection, run: str, keys: Sequence[str]) -> dict[str, list[Pair]]:
@@ -914,18 +929,36 @@ def _is(run: str, key: str) -> Any:
     return and_(prompts.c.run == run, prompts.c.key == key)
 
 
+def _in_batch(run: str, batch: str) -> Any:
+    """The prompts of a batch, whatever became of them.
+
+    Asked without the state, by which SQLite would walk all that is in flight.
+    """
+    return and_(prompts.c.run == run, prompts.c.batch == batch)
+
+
 def _these(run: str, keys: Sequence[str]) -> Any:
     return and_(prompts.c.run == run, prompts.c.key.in_(keys))
 
 
 def _hold(connection: Connection, chosen: Any) -> Sequence[Any]:
-    """The chosen prompts, kept from every other transaction until this one ends.
+    """The chosen prompts, kept from every other transaction until this one ends; in any order.
 
-    Always in the order of their keys: two transactions must not wait for each other.
+    PostgreSQL locks them in the order of their keys: two transactions must not wait for each other.
+    In SQLite a writer is alone, and asked for that order it would walk the whole run to avoid a
+    sort.
     """
     wanted = ("key", "state", "batch", "attempt", "detail", "accepted_at")
     query = select(*(prompts.c[name] for name in wanted), *_MADE).where(chosen)
-    return connection.execute(query.order_by(prompts.c.key).with_for_update()).all()
+    if connection.dialect.name == "postgresql":
+        query = query.order_by(prompts.c.key).with_for_update()
+    return connection.execute(query).all()
+
+
+def _hold_batch(connection: Connection, run: str, batch: str) -> list[Any]:
+    """The prompts of a batch that are in flight, held, in the order of their keys."""
+    held = _hold(connection, _in_batch(run, batch))
+    return sorted((row for row in held if row.state == IN_FLIGHT), key=lambda row: row.key)
 
 
 def _hold_keys(connection: Connection, run: str, keys: Iterable[str]) -> list[Any]:
@@ -1052,6 +1085,10 @@ def _uncounted(outcome: Outcome, known: Any) -> Outcome:
 def _next_ordinal(connection: Connection, run: str) -> int:
     """Where the next prompts of a run stand in its order; other producers wait."""
     connection.execute(select(runs.c.name).where(runs.c.name == run).with_for_update())
+    return _next_place(connection, run)
+
+
+def _next_place(connection: Connection, run: str) -> int:
     last = connection.scalar(select(func.max(prompts.c.ordinal)).where(prompts.c.run == run))
     return 0 if last is None else last + 1
 

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    text,
 )
 
 #: Of a longer position the end is kept.
@@ -74,6 +75,13 @@ prompts = Table(
     Index("prompts_by_state", "run", "state", "reason"),
     Index("prompts_by_batch", "run", "batch"),
     Index("prompts_by_ordinal", "run", "ordinal", "key"),
+    # Failed prompts alone: the others pay nothing for it.
+    Index(
+        "prompts_failed",
+        *("run", "finished_at", "key"),
+        sqlite_where=text("state = 'failed'"),
+        postgresql_where=text("state = 'failed'"),
+    ),
 )
 
 pairs = Table(
