@@ -208,7 +208,7 @@ def enqueue(
     log_format: Logging = LogFormat.text,
 ) -> None:
     """Accept prompts from the source and publish them, never more than the window."""
-    from producer.feed import Feed
+    from producer.feed import Feed, left_out_line
     from producer.rebuild import warnings
     from workers.app import make_app
     from workers.ledger import Ledger
@@ -223,6 +223,7 @@ def enqueue(
     before = ledger.accepted(loaded.name)
     celery_app = make_app(broker_url, settings.visibility_timeout)
     feed = Feed(celery_app, ledger, loaded, follow=follow, on_skip=_show_skip)
+    feed.on_left_out = lambda *told: _say(left_out_line(*told))
     liveness = Liveness(broker_url, loaded.name, uuid.uuid4().hex[:12], settings.visibility_timeout)
     feed.on_round = liveness.moved
     liveness.begin("enqueue", patience_s=PATIENCE_S)

@@ -9,16 +9,16 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from celery import Celery
 
-from producer.columns import SourceColumns
+from producer.columns import LeftOut, SourceColumns, shown
 from producer.prompts import BadRow, Item, Row
 from producer.sources import identity, read
 from workers.errors import BrokerError
 from workers.flow import publish
-from workers.ledger import Ledger, Skip
+from workers.ledger import Ledger, SchemaChanged, Skip
 from workers.recipe import Recipe
 from workers.records import Prompt
 
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 #: Prompts that one transaction accepts at most.
 ACCEPT = 100
+
+#: Columns with values left out that are named one by one.
+TOLD_COLUMNS = 50
 
 #: How often a full window is looked at again, in seconds.
 POLL_S = 0.5
@@ -42,12 +45,17 @@ class Feed:
     limit: int | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
     on_skip: Callable[[BadRow], None] = lambda _row: None
+    #: Told once of each column of which values are left out: its name, where first, and why.
+    on_left_out: Callable[[str, str, str], None] = lambda _column, _where, _why: None
     #: Called while reading or waiting for the window goes on.
     on_round: Callable[[], None] = lambda: None
     #: Whether `run` saw the source's end.
     ended: bool = False
     #: Places in the run's order that no prompt has, as far as they were counted.
     _uncounted: int = 0
+    #: The run's source columns as text, as this process last saw them; None: still open.
+    _schema: str | None = None
+    _told: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         """Accept and publish until the source ends, the limit is reached or `stopping` is set.
@@ -55,8 +63,7 @@ class Feed:
         Raises: SourceError, LedgerError; BrokerError only before anything was read.
         """
         self._publish(self.ledger.rebatch_unpublished(self.recipe.name, self._batch_size))
-        position, schema = self.ledger.source_state(self.recipe.name, self._source)
-        columns = SourceColumns.from_text(schema)
+        position, self._schema = self.ledger.source_state(self.recipe.name, self._source)
         held: list[Row | BadRow] = []
         room = self._room()
         if room == 0:
@@ -68,12 +75,12 @@ class Feed:
                 if item is not None:
                     held.append(item)
                 if len(held) >= room or (item is None and held):
-                    self._accept(held, columns)
+                    self._accept(held)
                     held, room = [], self._room()
                 if room == 0 or self.stopping.is_set():
                     return
         if held:
-            self._accept(held, columns)
+            self._accept(held)
         self.ended = True
 
     @property
@@ -121,38 +128,55 @@ class Feed:
         self._uncounted = bound - accepted
         return limit - accepted
 
-    def _accept(self, rows: list[Row | BadRow], columns: SourceColumns) -> None:
+    def _accept(self, rows: list[Row | BadRow]) -> None:
         """One transaction for some rows, then their messages."""
-        first = self._first_batch()
-        accepted: dict[str, Prompt] = {}
-        skips = []
+        bad_rows = [row for row in rows if isinstance(row, BadRow)]
+        for row in bad_rows:
+            self.on_skip(row)
+        skips = [Skip(self._place(row), row.reason, row.detail) for row in bad_rows]
+        while True:
+            fitted = self._fit([row for row in rows if isinstance(row, Row)])
+            try:
+                batches = self.ledger.accept(
+                    self.recipe.name,
+                    fitted.prompts,
+                    skips,
+                    source=self._source,
+                    position=rows[-1].position or None,
+                    schema=fitted.schema,
+                    expected_schema=self._schema,
+                    left_out=fitted.left_out,
+                    batch_size=self._batch_size,
+                )
+            except SchemaChanged as exc:  # another producer was first
+                self._schema = exc.schema
+                continue
+            self._schema = fitted.schema
+            return self._publish(batches)
+
+    def _fit(self, rows: list[Row]) -> "_Fitted":
+        """The prompts of some rows by key, without the values that do not fit the run's columns."""
+        first, run = self._schema is None, self.recipe.name
+        columns = SourceColumns.from_text(self._schema, lambda: self.ledger.has_shards(run))
+        fitted = _Fitted()
         for row in rows:
-            bad = row if isinstance(row, BadRow) else self._misfit(row, columns, first=first)
-            if bad is None and isinstance(row, Row):
-                accepted.setdefault(row.prompt.key(self.recipe.name), row.prompt)
-            elif bad is not None:
-                skips.append(Skip(self._place(bad), bad.reason, bad.detail))
-                self.on_skip(bad)
-        batches = self.ledger.accept(
-            self.recipe.name,
-            accepted,
-            skips,
-            source=self._source,
-            position=rows[-1].position or None,
-            schema=columns.to_text() if accepted or not first else None,
-            batch_size=self._batch_size,
-        )
-        self._publish(batches)
+            key = row.prompt.key(run)
+            if key in fitted.prompts:
+                continue
+            misfits = columns.fit(row.prompt.columns, first=first)
+            kept = {n: value for n, value in row.prompt.columns.items() if n not in misfits}
+            fitted.prompts[key] = replace(row.prompt, columns=kept)
+            if left_out := row.left_out | {shown(name): why for name, why in misfits.items()}:
+                fitted.left_out[key] = list(left_out)
+                self._tell(row.where, left_out)
+        fitted.schema = columns.to_text() if fitted.prompts or not first else None
+        return fitted
 
-    def _first_batch(self) -> bool:
-        """Whether the run's source columns are still open."""
-        return self.ledger.source_state(self.recipe.name, self._source)[1] is None
-
-    def _misfit(self, row: Row, columns: SourceColumns, *, first: bool) -> BadRow | None:
-        misfit = columns.admit(row.prompt.columns, first=first)
-        if misfit is None:
-            return None
-        return BadRow(misfit.reason, misfit.detail, row.where, row.position)
+    def _tell(self, where: str, left_out: LeftOut) -> None:
+        for name, why in left_out.items():
+            if name not in self._told and len(self._told) < TOLD_COLUMNS:
+                self._told.add(name)
+                self.on_left_out(name, where, why)
 
     def _place(self, row: BadRow) -> str:
         """A position that two readings of one stream do not share, but of one file do."""
@@ -176,3 +200,20 @@ class Feed:
                 self.stopping.wait(2.0)
                 # Under new ids: some of these messages may have left before the broker went.
                 batches = self.ledger.rebatch_unpublished(self.recipe.name, self._batch_size)
+
+
+def left_out_line(column: str, where: str, why: str) -> str:
+    """What people are told of a column of which values are left out."""
+    return (
+        f"column {column!r} {why}: left out at {where}, the prompt is kept; "
+        "`prefmill status` counts further ones"
+    )
+
+
+@dataclass
+class _Fitted:
+    """Rows as the ledger takes them: prompts by key, columns left out by key, the run's columns."""
+
+    prompts: dict[str, Prompt] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    schema: str | None = None

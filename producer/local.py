@@ -20,7 +20,7 @@ import yaml
 from producer import owner
 from producer.children import Child, spawn, stop
 from producer.delivering import deliver, preparing
-from producer.feed import Feed
+from producer.feed import Feed, left_out_line
 from producer.guards import deaf, locked, signals
 from producer.model_server import start_model_server
 from producer.progress import Display, stages
@@ -212,7 +212,12 @@ class LocalRun:
         self._start_workers(broker_url)
         batches = ledger.rebatch(recipe.name, recipe.fleet.batch_size, lost=False)
         publish(app, ledger, recipe, batches)
-        feed = Feed(app, ledger, recipe, limit=self.limit, on_skip=self._show_skip)
+        feed = Feed(
+            *(app, ledger, recipe),
+            limit=self.limit,
+            on_skip=self._show_skip,
+            on_left_out=lambda *told: self.say(left_out_line(*told)),
+        )
         feeding = Feeding(feed)
         feeding.start()
         watch = Watch(doors, self.say)

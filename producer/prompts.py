@@ -5,13 +5,12 @@ the other columns) is the feed's business, for only it knows what was accepted b
 """
 
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from producer.chats import RowError, turns_of
-from producer.columns import plain
+from producer.columns import LeftOut, UnreadableValue, carried
 from producer.lines import LONGEST
 from workers.recipe import Columns
 from workers.records import Message, Prompt
@@ -23,18 +22,20 @@ MAX_INSTRUCTION_BYTES = 1_000_000
 #: Bytes of a line of JSON, or of the JSON of a row that comes otherwise.
 MAX_ROW_BYTES = LONGEST
 
-_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-
 Position = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A prompt, its place for people, and the position to go on from after it."""
+    """A prompt, its place for people, and the position to go on from after it.
+
+    `left_out` are columns that nobody asked for and that cannot be kept, with the reason.
+    """
 
     prompt: Prompt
     where: str
     position: Position
+    left_out: LeftOut = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class BadRow:
     """A row that cannot be a prompt: a reason of a short fixed vocabulary, and one line.
 
     Reasons: not_json, not_an_object, no_instruction, not_a_chat, wrong_type, empty, too_large,
-    not_text, wrong_column_type.
+    not_text.
     """
 
     reason: str
@@ -63,13 +64,13 @@ def item(row: Found, columns: Columns, where: str, at: Position) -> Item:
     try:
         if isinstance(row, RowError):
             raise row
-        prompt = _prompt(row, columns)
+        prompt, left_out = _prompt(row, columns)
     except RowError as error:
         return BadRow(error.reason, error.detail, where, at)
-    return Row(prompt, where, at)
+    return Row(prompt, where, at, left_out)
 
 
-def _prompt(row: Mapping[str, Any], columns: Columns) -> Prompt:
+def _prompt(row: Mapping[str, Any], columns: Columns) -> tuple[Prompt, LeftOut]:
     system_prompt = _system_prompt(row, columns.system_prompt)
     turns: tuple[Message, ...] = ()
     if columns.messages is None:
@@ -85,14 +86,22 @@ def _prompt(row: Mapping[str, Any], columns: Columns) -> Prompt:
         instruction, system_prompt = turns[-1]["content"], said or system_prompt
         turns = turns if len(turns) > 1 else ()
     read = columns.read.values()
-    others = {name: _plain(name, value) for name, value in row.items() if name not in read}
-    prompt = Prompt(instruction, others, system_prompt, turns)
-    _check_texts(prompt, columns)
-    return prompt
+    prompt = Prompt(instruction, {}, system_prompt, turns)
+    room = MAX_ROW_BYTES - _check_texts(prompt, columns)
+    others = {name: value for name, value in row.items() if name not in read}
+    kept, left_out = carried(others, room)
+    return replace(prompt, columns=kept), left_out
+
+
+def _read(row: Mapping[str, Any], column: str) -> Any:
+    value = row.get(column)
+    if isinstance(value, UnreadableValue):
+        raise RowError("not_text", f"{column!r} {value}")
+    return value
 
 
 def _cell(row: Mapping[str, Any], column: str) -> Any:
-    value = row.get(column)
+    value = _read(row, column)
     if value is None:
         names = ", ".join(map(repr, row))[:300] or "nothing"
         raise RowError("no_instruction", f"{column!r} is missing or null; the row has: {names}")
@@ -110,24 +119,25 @@ def _instruction(row: Mapping[str, Any], column: str) -> str:
 
 
 def _system_prompt(row: Mapping[str, Any], column: str | None) -> str | None:
-    value = None if column is None else row.get(column)
+    value = None if column is None else _read(row, column)
     if value is not None and not isinstance(value, str):
         found = type(value).__name__
         raise RowError("wrong_type", f"{column!r} is of type {found}; accepted: a string or null")
     return value if value and not value.isspace() else None
 
 
-def _check_texts(prompt: Prompt, columns: Columns) -> None:
-    """That what is stored and sent is text, and not too much of it."""
-    _check(prompt.instruction, MAX_INSTRUCTION_BYTES, repr(columns.messages or columns.instruction))
-    said = [turn["content"] for turn in prompt.messages[:-1]]
-    rest = json.dumps([prompt.columns, prompt.system_prompt, said], ensure_ascii=False)
-    _check(rest, MAX_ROW_BYTES - len(prompt.instruction), "the row without its instruction")
-    if "\0" in prompt.instruction or ("\\u0000" in rest and _NUL.search(rest)):
+def _check_texts(prompt: Prompt, columns: Columns) -> int:
+    """That what is stored and sent is text, and not too much of it; returns its bytes."""
+    column = repr(columns.messages or columns.instruction)
+    size = _check(prompt.instruction, MAX_INSTRUCTION_BYTES, column)
+    said = [prompt.system_prompt or "", *(turn["content"] for turn in prompt.messages[:-1])]
+    size += _check("".join(said), MAX_ROW_BYTES - size, "the row without its instruction")
+    if any("\0" in text for text in (prompt.instruction, *said)):
         raise RowError("not_text", "the row holds a NUL character; accepted: text")
+    return size
 
 
-def _check(text: str, most: int, what: str) -> None:
+def _check(text: str, most: int, what: str) -> int:
     try:
         size = len(text.encode())
     except UnicodeEncodeError as exc:
@@ -135,14 +145,7 @@ def _check(text: str, most: int, what: str) -> None:
         raise RowError("not_text", detail) from exc
     if size > most:
         raise RowError("too_large", f"{what} has {size:,} bytes; accepted: at most {most:,}")
-
-
-def _plain(name: str, value: Any) -> Any:
-    try:
-        return plain(value)
-    except TypeError as exc:
-        detail = f"column {name!r} holds {exc}; accepted: what JSON can hold"
-        raise RowError("wrong_column_type", detail) from exc
+    return size
 
 
 def record(text: bytes | None) -> Found:
@@ -152,9 +155,8 @@ def record(text: bytes | None) -> Found:
             "too_large", f"the line is longer than {LONGEST:,} bytes, which is the most"
         )
     try:
-        row = json.loads(text.decode())
-    except UnicodeDecodeError as exc:
-        return RowError("not_text", f"byte {exc.start + 1} of the line; accepted: UTF-8 text")
+        # Bytes that are no UTF-8 become surrogates, which are told by their column later.
+        row = json.loads(text.decode(errors="surrogateescape"))
     except (ValueError, RecursionError) as exc:
         return RowError("not_json", f"{brief(exc)}; accepted: one JSON object a line")
     if not isinstance(row, dict):

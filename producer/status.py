@@ -25,6 +25,7 @@ def as_json(recipe: Recipe, counts: Counts) -> dict[str, Any]:
         "rejected": dict(counts.rejected),
         "failed": dict(counts.failed),
         "skipped": dict(counts.skipped),
+        "left_out": dict(counts.left_out),
         "rows": counts.rows,
         "calls": {name: dict(numbers) for name, numbers in counts.calls.items()},
         "judging": judging(recipe, counts),
@@ -71,6 +72,8 @@ def lines(recipe: Recipe, counts: Counts, stopped_by: Sequence[str] = ()) -> lis
     ]
     if counts.skipped:
         facts.append(("skipped rows", _reasons(counts.skipped)))
+    if counts.left_out:
+        facts.append(("left out values", _reasons(counts.left_out)))
     facts += [(f"calls {name}", _calls(calls)) for name, calls in counts.calls.items()]
     facts += [(f"judge {name}", _judged(of)) for name, of in judging(recipe, counts).items()]
     facts += [(f"to {name}", _delivered(name, of)) for name, of in counts.deliveries.items()]

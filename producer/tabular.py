@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from producer.columns import UnreadableValue
 from producer.lines import LONGEST, file_lines
 from producer.memory import TOO_MUCH, bounded
 from producer.prompts import MAX_ROW_BYTES, Found, RowError, brief
@@ -200,8 +201,10 @@ def _batch_rows(batch: pa.RecordBatch) -> Iterator[Found]:
         if batch.num_rows > 1:
             for number in range(batch.num_rows):
                 yield from _batch_rows(batch.slice(number, 1))
-            return
-        yield _unreadable(exc)
+        elif isinstance(exc, MemoryError):
+            yield _too_large(exc)
+        else:
+            yield {name: _value(batch.column(name)) for name in batch.schema.names}
     else:
         yield from rows
 
@@ -214,12 +217,19 @@ def _objects(batch: pa.RecordBatch) -> list[dict[str, object]]:
         return list(batch.to_pylist())
 
 
-def _unreadable(exc: Exception) -> RowError:
-    if isinstance(exc, MemoryError):
-        found = brief(exc) if str(exc) else "the row holds more values than there is memory for"
-        return RowError("too_large", f"{found}; accepted: at most {MAX_UNPACKED_BYTES:,} bytes")
-    not_text = isinstance(exc, UnicodeDecodeError)
-    return RowError("not_text" if not_text else "wrong_column_type", brief(exc))
+def _value(column: pa.Array) -> object:
+    """The only value of a column; one that cannot be read says why."""
+    try:
+        return column.to_pylist()[0]
+    except UnicodeDecodeError as exc:
+        return UnreadableValue(f"holds bytes that are no UTF-8 ({brief(exc)}); accepted: text")
+    except (pa.ArrowException, ValueError, OverflowError) as exc:
+        return UnreadableValue(f"cannot be read: {brief(exc)}")
+
+
+def _too_large(exc: MemoryError) -> RowError:
+    found = brief(exc) if str(exc) else "the row holds more values than there is memory for"
+    return RowError("too_large", f"{found}; accepted: at most {MAX_UNPACKED_BYTES:,} bytes")
 
 
 def _accepted(names: Sequence[str], columns: Columns, name: str) -> None:

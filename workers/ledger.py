@@ -10,10 +10,11 @@ import json
 import threading
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import (
@@ -35,7 +36,7 @@ from workers import entries
 from workers.alone import alone
 from workers.database import first_line, open_database
 from workers.entries import Backlog
-from workers.errors import ConfigurationError, LedgerError
+from workers.errors import ConfigurationError, LedgerError, PrefmillError
 from workers.judging import flips
 from workers.outbox import Outbox
 from workers.records import (
@@ -60,14 +61,17 @@ from workers.records import (
 from workers.reply import RULES
 from workers.sealed import SealedOutbox
 from workers.tables import (
+    COLUMN_CHARACTERS,
     POSITION_CHARACTERS,
     calls,
     curated,
     pairs,
     prompts,
     runs,
+    shards,
     skipped,
 )
+from workers.tables import left_out as left_out_values
 
 LOST = "lost"
 POISON = "poison"
@@ -83,6 +87,9 @@ VARIABLES = 10_000
 #: What a prompt's outcome was made from.
 _MADE = (prompts.c.generations, prompts.c.judgements)
 
+#: Columns of which left out values are counted one by one; those of all others count together.
+MOST_COLUMNS, OTHER_COLUMNS = 200, "(other columns)"
+
 #: A detail is for people; longer ones are cut.
 DETAIL_CHARACTERS = 2000
 
@@ -96,6 +103,14 @@ class Skip:
     detail: str
 
 
+class SchemaChanged(PrefmillError):
+    """Another producer changed the run's source columns meanwhile; nothing was accepted."""
+
+    def __init__(self, schema: str | None) -> None:
+        super().__init__("the run's source columns changed")
+        self.schema = schema
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """What the ledger says about a run; `prefmill status --json` in other words."""
@@ -105,6 +120,8 @@ class Counts:
     rejected: Mapping[str, int] = field(default_factory=dict)
     failed: Mapping[str, int] = field(default_factory=dict)
     skipped: Mapping[str, int] = field(default_factory=dict)
+    #: Values of accepted prompts that did not fit the run's source columns, by column.
+    left_out: Mapping[str, int] = field(default_factory=dict)
     rows: int = 0
     calls: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     #: By model's name `JUDGE_COUNTS`; all 0 for a generator.
@@ -315,6 +332,12 @@ class Ledger:
             return None, None
         return json.loads(row.source_position).get(source), row.source_schema
 
+    def has_shards(self, run: str) -> bool:
+        """Whether rows of the run were put into files for the Hub: their columns are fixed."""
+        with self._transaction(reading=True) as connection:
+            query = select(shards.c.number).where(shards.c.run == run).limit(1)
+            return connection.scalar(query) is not None
+
     def stored_schema(self, run: str) -> str | None:
         """The run's source columns as text; None while nothing was accepted."""
         with self._transaction(reading=True) as connection:
@@ -332,11 +355,15 @@ class Ledger:
         position: Mapping[str, Any] | None,
         schema: str | None,
         batch_size: int,
+        expected_schema: str | None = None,
+        left_out: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> list[str]:
         """Enter prompts by key, in batches, with the place in the source that they end at.
 
-        Prompts that the run already has are left alone. Returns the ids of the new batches, which
-        are not published yet.
+        Prompts that the run already has are left alone. `schema` are the run's source columns from
+        now on, if they still are the `expected_schema`; `left_out` names columns by prompt whose
+        values did not fit. Returns the ids of the new batches, which are not published yet.
+        Raises: SchemaChanged.
         """
         now, ids = time.time(), [uuid.uuid4().hex for _ in range(-(-len(accepted) // batch_size))]
         entries: list[dict[str, Any]] = [
@@ -355,15 +382,36 @@ class Ledger:
         ]
         places = {key: place for place, key in enumerate(accepted)}
         entries.sort(key=lambda entry: str(entry["key"]))
-        insert = self._insert(prompts).on_conflict_do_nothing().returning(prompts.c.batch)
+        insert = self._insert(prompts).on_conflict_do_nothing()
+        insert = insert.returning(prompts.c.batch, prompts.c.key)
         with self._transaction() as connection:
             first = _next_ordinal(connection, run)
             for entry in entries:
                 entry["ordinal"] = first + places[str(entry["key"])]
-            new = set(connection.scalars(insert, entries)) if entries else set()
+            new = connection.execute(insert, entries).all() if entries else []
             self._note_skips(connection, run, skips)
-            _note_position(connection, run, source, position, schema)
-        return [batch for batch in ids if batch in new]
+            self._note_left_out(connection, run, [left_out.get(row.key, ()) for row in new])
+            _note_position(connection, run, source, position, schema, expected_schema)
+        published = {row.batch for row in new}
+        return [batch for batch in ids if batch in published]
+
+    def _note_left_out(
+        self, connection: Connection, run: str, columns: Iterable[Sequence[str]]
+    ) -> None:
+        counts = Counter(_text(name)[:COLUMN_CHARACTERS] for names in columns for name in names)
+        if not counts:
+            return
+        query = select(left_out_values.c.column).where(left_out_values.c.run == run)
+        known = set(connection.scalars(query))
+        for name in sorted(counts.keys() - known)[max(0, MOST_COLUMNS - len(known)) :]:
+            counts[OTHER_COLUMNS] += counts.pop(name)
+        for name, number in sorted(counts.items()):
+            entry = {"run": run, "column": name, "values": number}
+            insert = self._insert(left_out_values).values(entry)
+            grown = {"values": left_out_values.c["values"] + insert.excluded["values"]}
+            connection.execute(
+                insert.on_conflict_do_update(index_elements=["run", "column"], set_=grown)
+            )
 
     def _note_skips(self, connection: Connection, run: str, skips: Iterable[Skip]) -> None:
         entries = [
@@ -732,6 +780,8 @@ class Ledger:
             rows = connection.scalar(select(func.count()).where(untied)) or 0
             spent = connection.execute(select(calls).where(calls.c.run == run)).mappings().all()
             deliveries = entries.backlogs(connection, run, destinations or {})
+            of_run = left_out_values.c.run == run
+            values = connection.execute(select(left_out_values).where(of_run)).mappings().all()
         reasons: dict[str, dict[str, int]] = defaultdict(dict)
         for state, reason, number in states:
             reasons[state][reason or ""] = number
@@ -741,6 +791,7 @@ class Ledger:
             rejected=reasons[REJECTED],
             failed=reasons[FAILED],
             skipped=dict(skips),
+            left_out={row["column"]: row["values"] for row in values},
             rows=rows,
             calls={row["name"]: {count: row[count] for count in CALL_COUNTS} for row in spent},
             judging={row["name"]: {count: row[count] for count in JUDGE_COUNTS} for row in spent},
@@ -1099,10 +1150,14 @@ def _note_position(
     source: str,
     position: Mapping[str, Any] | None,
     schema: str | None,
+    expected_schema: str | None,
 ) -> None:
-    query = select(runs.c.source_position).where(runs.c.name == run).with_for_update()
-    known = connection.scalar(query)
-    positions = {**json.loads(known or "{}"), source: position}
+    """Raises: SchemaChanged."""
+    query = select(runs.c.source_position, runs.c.source_schema).where(runs.c.name == run)
+    known = connection.execute(query.with_for_update()).one()
+    if known.source_schema not in (expected_schema, schema):
+        raise SchemaChanged(known.source_schema)
+    positions = {**json.loads(known.source_position or "{}"), source: position}
     change = {"source_position": _exact(positions), "source_schema": schema}
     connection.execute(update(runs).where(runs.c.name == run).values(change))
 

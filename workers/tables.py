@@ -24,6 +24,9 @@ from sqlalchemy import (
 #: Of a longer position the end is kept.
 POSITION_CHARACTERS = 512
 
+#: Of the name of a source's column.
+COLUMN_CHARACTERS = 256
+
 #: Of the name of a destination, with its place.
 DESTINATION_CHARACTERS = 512
 
@@ -124,6 +127,16 @@ skipped = Table(
     Column("reason", String(64), nullable=False),
     Column("detail", Text),
     Index("skipped_by_reason", "run", "reason"),
+)
+
+left_out = Table(
+    "left_out",
+    metadata,
+    Column("run", String(64), primary_key=True),
+    # Of the source, as it is called there.
+    Column("column", String(COLUMN_CHARACTERS), primary_key=True),
+    # Of accepted prompts, that did not fit.
+    Column("values", _LARGE, nullable=False),
 )
 
 curated = Table(

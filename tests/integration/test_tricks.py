@@ -34,6 +34,8 @@ REFUSED = {
     "huge": ("x" * 5_000_000, "too_large", "the line is longer than 4,000,000 bytes"),
     "blank": ("\u2028\x1f", "empty", "'instruction' is empty"),
 }
+#: Its other column cannot be kept.
+ODD = "Task 90: x"
 REPLY = "Answer: \x1b[2J../x =1+1 <b>\r\n\u202e\u2028 half "
 
 
@@ -47,8 +49,8 @@ def _write(folder: Path) -> None:
         for number, text in enumerate(KEPT.values())
     ]
     refused = [_line(text) for text, _, _ in REFUSED.values()]
-    named = [_line("Task 90: x", **{"=a\x1b[1m": "x\0y"})]
-    (folder / "p\x1b[31m\n\u202e.jsonl").write_text("".join([*kept, *refused, *named, "\x1b{\n"]))
+    odd = [_line(ODD, system="be brief", **{"=a\x1b[1m": "x\0y"})]
+    (folder / "p\x1b[31m\n\u202e.jsonl").write_text("".join([*kept, *refused, *odd, "\x1b{\n"]))
 
 
 def _recipe(llm: LlmServer) -> dict[str, Any]:
@@ -110,9 +112,12 @@ def test_tricks_are_kept_to_the_byte_or_refused_and_never_act_on_a_terminal(
 def _check_rows(rows: list[dict[str, Any]]) -> None:
     expected = {f"Task {number}: {text}" for number, text in enumerate(KEPT.values())}
     failed = f"Task 2: {KEPT['script']}"
-    assert {row["instruction"] for row in rows} == expected - {failed}
+    assert {row["instruction"] for row in rows} == {*(expected - {failed}), ODD}
     for row in rows:
         text = row["instruction"].partition(": ")[2]
+        if row["instruction"] == ODD:
+            assert row["=a\x1b[1m"] is None
+            continue
         assert row["=a\x1b[1m"] == text
         assert row["system_prompt"] == f"{text} be brief"
     (formula,) = [row for row in rows if row["instruction"].startswith("Task 1:")]
@@ -127,7 +132,8 @@ def _check_ledger(one: Mill) -> None:
         ]
     ledger.close()
     assert {one_input["instruction"] for one_input in inputs} == {
-        f"Task {number}: {text}" for number, text in enumerate(KEPT.values())
+        *(f"Task {number}: {text}" for number, text in enumerate(KEPT.values())),
+        ODD,
     }
     assert len(details) == 1
     assert "\0" not in details[0]
@@ -136,11 +142,13 @@ def _check_ledger(one: Mill) -> None:
 
 def _check_skips(one: Mill, said: str) -> None:
     skipped = [line for line in said.split("\n") if line.startswith("skipped ")]
-    assert len(skipped) == len(REFUSED) + 2
+    assert len(skipped) == len(REFUSED) + 1
     for _, reason, detail in REFUSED.values():
         assert [line for line in skipped if f": {reason}: " in line and detail in line], detail
     reasons = Counter(reason for _, reason, _ in REFUSED.values())
-    assert one.status()["skipped"] == reasons + Counter(not_text=1, not_json=1)
+    status = one.status()
+    assert status["skipped"] == reasons + Counter(not_json=1)
+    assert status["left_out"] == {"=a\x1b[1m": 1}
 
 
 @pytest.mark.parametrize("name", ["../x", "a\0", "a\n\x1b[2J"])

@@ -97,13 +97,10 @@ def test_a_byte_order_mark_and_windows_line_ends_are_tolerated(tmp_path: Path) -
         (b'{"instruction": null}', "no_instruction", "null"),
         (b'{"instruction": 5}', "wrong_type", "int"),
         (b'{"instruction": " \\n\\t"}', "empty", "'instruction'"),
-        (b'{"instruction": "\xff"}', "not_text", "byte 18"),
+        (b'{"instruction": "\xff"}', "not_text", "'instruction' holds '\\udcff'"),
         (b'{"instruction": "\\ud800"}', "not_text", "\\ud800"),
-        (b'{"instruction": "a", "x": ["\\udfff"]}', "not_text", "\\udfff"),
         (b'{"instruction": "a\\u0000"}', "not_text", "NUL"),
-        (b'{"instruction": "a", "x": "\\u0000"}', "not_text", "NUL"),
         (b'{"instruction": "' + b"a" * 1_000_001 + b'"}', "too_large", "1,000,001"),
-        (b'{"instruction": "a", "x": ' + b"[" * 40 + b"]" * 40 + b"}", "wrong_column_type", "'x'"),
         (b" " * 10 + b"x" * 4_000_000, "too_large", "4,000,000"),
     ],
     ids=lambda value: None if isinstance(value, bytes) else value,
@@ -117,6 +114,45 @@ def test_a_bad_line_says_what_is_wrong_and_the_next_is_read(
     assert named in bad.detail
     assert bad.detail.isprintable()
     assert good.prompt.instruction == "b"
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (b'["\\udfff"]', "'\\udfff', which is no character"),
+        (b'"\xff"', "'\\udcff', which is no character"),
+        (b'"\\u0000"', "NUL"),
+        (b'{"\\u0000": 1}', "NUL"),
+        (b"[" * 40 + b"]" * 40, "more than 32 levels"),
+    ],
+    ids=["surrogate", "no UTF-8", "NUL", "NUL in a name", "deep"],
+)
+def test_a_prompt_is_not_lost_over_a_column_nobody_asked_for(
+    tmp_path: Path, value: bytes, why: str
+) -> None:
+    text = b'{"instruction": "a", "x": ' + value + b', "y": 1}'
+    (row,) = items(jsonl(tmp_path, text))
+    assert (row.prompt.instruction, row.prompt.columns) == ("a", {"y": 1})
+    assert list(row.left_out) == ["x"]
+    assert why in row.left_out["x"]
+
+
+def test_a_column_whose_name_is_no_text_is_left_out(tmp_path: Path) -> None:
+    (row,) = items(jsonl(tmp_path, b'{"instruction": "a", "\\ud800": 1, "b\\u0000": 2}'))
+    assert row.prompt.columns == {}
+    assert list(row.left_out) == ["?", "b"]
+
+
+def test_a_value_of_parquet_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    broken = pa.array([b"fine", b"caf\xe9"]).cast(pa.string(), safe=False)
+    table = pa.table({"instruction": ["a", "b"], "note": broken, "topic": ["x", "y"]})
+    pq.write_table(table, tmp_path / "p.parquet")
+    first, second = items(tmp_path / "p.parquet")
+    assert (first.prompt.columns, first.left_out) == ({"note": "fine", "topic": "x"}, {})
+    assert second.prompt.columns == {"topic": "y"}
+    assert "no UTF-8" in second.left_out["note"]
+    (bad,) = items(tmp_path / "p.parquet", column="note")[1:]
+    assert (bad.reason, "'note' holds bytes" in bad.detail) == ("not_text", True)
 
 
 def test_a_backslash_before_u0000_is_text(tmp_path: Path) -> None:
