@@ -42,8 +42,8 @@ class Row:
 class BadRow:
     """A row that cannot be a prompt: a reason of a short fixed vocabulary, and one line.
 
-    Reasons: not_json, not_an_object, no_instruction, not_a_chat, wrong_type, empty, too_large,
-    not_text.
+    Reasons: not_json, not_an_object, wrong_quotes, no_instruction, not_a_chat, wrong_type, empty,
+    too_large, not_text.
     """
 
     reason: str

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from producer.csv_file import csv_count, csv_rows
 from producer.hub_source import hub_count, hub_items
 from producer.lines import Line, file_lines, pipe_lines
 from producer.prompts import Found, Item, Position, RowError, brief, item, record
-from producer.tabular import TABLE_ERRORS, csv_count, csv_rows, parquet_count, parquet_rows
+from producer.tabular import TABLE_ERRORS, parquet_count, parquet_rows
 from workers.errors import SourceError
 from workers.recipe import Columns
 

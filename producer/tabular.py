@@ -1,10 +1,9 @@
-"""Rows out of CSV and Parquet files, numbered from 1, on from any number.
+"""Rows out of Parquet files, numbered from 1, on from any number.
 
 A row that cannot be read is a `RowError` among the others; a file without rows of its own kind is a
 `SourceError`. What a row must hold is for `producer.prompts` to say.
 """
 
-import csv
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from producer.columns import UnreadableValue
-from producer.lines import LONGEST, file_lines
 from producer.memory import TOO_MUCH, bounded
 from producer.prompts import MAX_ROW_BYTES, Found, RowError, brief
 from workers.errors import SourceError
@@ -22,8 +20,8 @@ from workers.recipe import Columns
 
 log = logging.getLogger(__name__)
 
-#: What reading a CSV or Parquet file raises when the file is not what its name says.
-TABLE_ERRORS = (pa.ArrowException, csv.Error, MemoryError)
+#: What reading a Parquet file raises when the file is not what its name says.
+TABLE_ERRORS = (pa.ArrowException, MemoryError)
 
 #: Rows of a Parquet file that are unpacked at a time, and from the first on that are too much so.
 TOGETHER = 64
@@ -31,84 +29,6 @@ FEW = 8
 
 #: Bytes that such rows, or one of them, may have as Arrow holds them before they become objects.
 MAX_UNPACKED_BYTES = 4 * MAX_ROW_BYTES
-
-
-class _CsvLines:
-    """A CSV file's lines as text; bytes that are no UTF-8 become surrogates and are found later.
-
-    An iterator and not a generator: it goes on after a line that is too long.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._lines = file_lines(path)
-        self.number = 0
-        #: Bytes since the last record ended: quotes may hold any number of lines together.
-        self.held = 0
-
-    def __iter__(self) -> "_CsvLines":
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        assert line is not None
-        self.number = line.number
-        if line.text is None:
-            raise RowError("too_large", f"a line is longer than {LONGEST:,} bytes")
-        self.held += len(line.text) + 1
-        if self.held > MAX_ROW_BYTES:
-            raise RowError("too_large", f"the row has more than {MAX_ROW_BYTES:,} bytes")
-        return line.text.decode(errors="surrogateescape") + "\n"
-
-
-def csv_rows(path: Path, columns: Columns, start: int) -> Iterator[tuple[int, str, Found]]:
-    """A CSV file's rows after the first `start`: number, place, row.
-
-    Raises:
-        SourceError: it has no row of column names, or not the columns.
-        OSError: it cannot be read.
-    """
-    csv.field_size_limit(MAX_ROW_BYTES)
-    lines = _CsvLines(path)
-    records = _csv_records(lines)
-    header = next(records, None)
-    if not isinstance(header, list):
-        raise SourceError(f"source.file: {path} does not begin with a row of column names")
-    _accepted(header, columns, str(path))
-    for number, values in enumerate(records, 1):
-        if number <= start:
-            continue
-        row: Found
-        if isinstance(values, RowError):
-            row = values
-        elif len(values) != len(header):
-            found = f"the row has {len(values)} values"
-            row = RowError("wrong_type", f"{found}; accepted: {len(header)}, as in the header")
-        else:
-            row = dict(zip(header, values, strict=True))
-        yield number, f":{lines.number}", row
-
-
-def csv_count(path: Path) -> int:
-    """How many rows follow the header; reads the whole file."""
-    return sum(1 for _ in _csv_records(_CsvLines(path))) - 1
-
-
-def _csv_records(lines: _CsvLines) -> Iterator[list[str] | RowError]:
-    """The rows that are not blank; the reader goes on with the next line after an error."""
-    reader = csv.reader(lines)
-    while True:
-        lines.held = 0
-        try:
-            values = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as exc:
-            yield RowError("too_large" if "limit" in str(exc) else "wrong_type", brief(exc))
-        except RowError as error:
-            yield error
-        else:
-            if values:
-                yield values
 
 
 def parquet_rows(path: Path, columns: Columns, start: int) -> Iterator[tuple[int, str, Found]]:
@@ -232,7 +152,8 @@ def _too_large(exc: MemoryError) -> RowError:
     return RowError("too_large", f"{found}; accepted: at most {MAX_UNPACKED_BYTES:,} bytes")
 
 
-def _accepted(names: Sequence[str], columns: Columns, name: str) -> None:
+def check_columns(names: Sequence[str], columns: Columns, name: str) -> None:
+    """That a table has the columns that are asked for, each once. Raises: SourceError."""
     known = ", ".join(map(repr, names))[:300]
     for ours, theirs in columns.read.items():
         if theirs not in names:
@@ -249,7 +170,7 @@ def storable(schema: pa.Schema, columns: Columns, name: str) -> list[str]:
     Raises:
         SourceError: the `columns` are not among them, or two have one name.
     """
-    _accepted(schema.names, columns, name)
+    check_columns(schema.names, columns, name)
     read = columns.read.values()
     kept = [field.name for field in schema if field.name in read or _json_able(field.type)]
     left_out = [field for field in schema.names if field not in kept]
