@@ -212,12 +212,8 @@ class LocalRun:
         self._start_workers(broker_url)
         batches = ledger.rebatch(recipe.name, recipe.fleet.batch_size, lost=False)
         publish(app, ledger, recipe, batches)
-        feed = Feed(
-            *(app, ledger, recipe),
-            limit=self.limit,
-            on_skip=self._show_skip,
-            on_left_out=lambda *told: self.say(left_out_line(*told)),
-        )
+        feed = Feed(app, ledger, recipe, limit=self.limit, on_skip=self._show_skip)
+        feed.on_left_out = lambda *told: self.say(left_out_line(*told))
         feeding = Feeding(feed)
         feeding.start()
         watch = Watch(doors, self.say)

@@ -6,10 +6,9 @@ broker is away), or drops it (its batch was published anew since), or sets it as
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 from celery import Task
@@ -25,7 +24,6 @@ from celery.signals import (
 from workers import logs, steps, worker
 from workers.admission import HandedBack, Settled
 from workers.app import TASK_BUDGET_S, app
-from workers.earlier import reread, reread_judged
 from workers.errors import BrokerError, ConfigurationError, LedgerError, PrefmillError
 from workers.flow import publish
 from workers.grouping import by_prompt
@@ -46,15 +44,8 @@ from workers.messages import (
 from workers.outcomes import conclude
 from workers.quarantine import Quarantine
 from workers.reconciler import look_after
-from workers.records import (
-    Generation,
-    Judgement,
-    Prompt,
-    generation_from_json,
-    generation_to_json,
-    judgement_from_json,
-    judgement_to_json,
-)
+from workers.records import generation_to_json, judgement_to_json
+from workers.step import Step
 from workers.worker import Worker, current
 
 log = logging.getLogger(__name__)
@@ -75,34 +66,6 @@ class _Later(PrefmillError):
     """A message cannot be worked on now; it goes back after a pause."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a step works with: this process, its batch, and the prompts that still want work."""
-
-    mill: Worker
-    batch: Batch
-    prompts: Mapping[str, Prompt]
-    known: Mapping[str, tuple[Generation, ...]]
-    judged: Mapping[str, tuple[Judgement, ...]]
-    #: Prompts whose replies an earlier version may have read.
-    earlier: frozenset[str]
-
-    def read(self, key: str, data: Sequence[Mapping[str, Any]]) -> tuple[Generation, ...]:
-        """The generations that a message holds of a prompt."""
-        generations = tuple(map(generation_from_json, data))
-        return reread(self.mill.recipe, generations) if key in self.earlier else generations
-
-    def read_judged(
-        self, key: str, generations: Sequence[Mapping[str, Any]], judgements: Sequence[Any]
-    ) -> tuple[tuple[Generation, ...], tuple[Judgement, ...]]:
-        """The generations and judgements that a message holds of a prompt."""
-        both = (
-            tuple(map(generation_from_json, generations)),
-            tuple(map(judgement_from_json, judgements)),
-        )
-        return reread_judged(self.mill.recipe, *both) if key in self.earlier else both
-
-
 @contextmanager
 def _step(task: Task, message: dict[str, str], *, attempt: bool = False) -> Iterator[Step]:
     """Around the work of one step of a batch.
@@ -117,11 +80,7 @@ def _step(task: Task, message: dict[str, str], *, attempt: bool = False) -> Iter
                 _account_for(death, mill, batch)
                 # What is left of it comes again, and meets its new place in the quarantine.
                 raise HandedBack("a worker died on it")
-            known = {
-                key: reread(mill.recipe, generations) if key in work.earlier else generations
-                for key, generations in work.known.items()
-            }
-            yield Step(mill, batch, work.prompts, known, work.judged, work.earlier)
+            yield Step(mill, batch, work)
 
 
 @contextmanager
@@ -211,7 +170,7 @@ def group(
             (key, generation)
             for header in headers
             for key, made in header.items()
-            for generation in step.read(key, made)
+            for generation in step.generations(key, made)
         ]
         joined = by_prompt(arrived, step.mill.recipe.slots, step.prompts)
         if len(joined) < len(step.prompts):
@@ -224,9 +183,9 @@ def group(
 def judge(self: Task, grouped: dict[str, list[Any]], message: dict[str, str]) -> dict[str, Any]:
     """Rate each prompt's generations against each other."""
     with _step(self, message) as step:
-        generations = {key: step.read(key, data) for key, data in grouped.items()}
+        generations = {key: step.generations(key, data) for key, data in grouped.items()}
         work = steps.judge(
-            step.mill.calls, step.mill.recipe, step.prompts, generations, step.judged
+            step.mill.calls, step.mill.recipe, step.prompts, generations, step.work.judged
         )
         done = step.mill.calls.run(work, timeout_s=TASK_BUDGET_S)
         judged = {
@@ -242,7 +201,7 @@ def sink(self: Task, judged: dict[str, Any], message: dict[str, str]) -> None:
     with _step(self, message) as step:
         mill, batch = step.mill, step.batch
         both = {
-            key: step.read_judged(key, generations, judged["judgements"].get(key, ()))
+            key: step.judged(key, generations, judged["judgements"].get(key, ()))
             for key, generations in judged["generations"].items()
         }
         outcomes = conclude(

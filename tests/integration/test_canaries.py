@@ -34,8 +34,8 @@ CANARIES = {
     "broker": "canary-broker-1f0c",
     "database": "canary-database-2e1d",
     "LLM_KEY": 'canary"llm\\3d2e',
-    "ECHO_KEY": "canary-echo-4c3f",
-    "HF_TOKEN": "hf_canary_5b40",
+    "ECHO_KEY": "sk-proj-canary4c3f9a8b7c6d5e4f",
+    "HF_TOKEN": "hf_canaryQwErTyUiOpAsDfGh5b40",
     "ARGILLA_API_KEY": "canary-argilla-6a51",
     "HTTP_PROXY": "canary-proxy-7962",
 }
