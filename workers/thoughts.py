@@ -43,7 +43,7 @@ _ANSWER_CHANNEL = "final"
 _CHANNEL_END = re.compile(r"<\|(?:end|return|call)\|>")
 
 #: The same where the server dropped the control tokens. Matches: "analysisWe need …assistantfinal".
-_BARE_CHANNELS = re.compile(r"\s*analysis(?=\S).*?assistant\s?final(?=\S|\s)", re.DOTALL)
+_BARE_CHANNELS = re.compile(r"\s*analysis(?=[A-Z]).*?assistantfinal", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

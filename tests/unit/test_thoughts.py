@@ -77,6 +77,7 @@ def test_channels_and_leading_blocks_are_taken_off(text: str, answer: str) -> No
         "<reasoning>never closed, so an author's own",
         "An analysis of the assistant's final answer.",
         "analysis of the final assistant",
+        "analysis: the assistantfinal token is odd",
         "gpt-oss writes `<|channel|>analysis<|message|>` first.",
         "def close(self): return '</think>'",
         "See [think] and [/think] below.",
