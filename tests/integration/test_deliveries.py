@@ -266,7 +266,7 @@ def made(
         for n in range(start, start + count)
     ]
     columns = SourceColumns()
-    assert columns.admit({"topic": "t"}, first=True) is None
+    assert columns.fit({"topic": "t"}, first=True) == {}
     (batch,) = ledger.accept(
         loaded.name,
         {prompt.key(loaded.name): prompt for prompt in prompts},
