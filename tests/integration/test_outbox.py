@@ -60,7 +60,7 @@ def ended(key: str, *pairs: Pair) -> Outcome:
 
 def accept(ledger: Ledger, *keys: str) -> str:
     columns = SourceColumns()
-    assert columns.admit({"topic": "t"}, first=True) is None
+    assert columns.fit({"topic": "t"}, first=True) == {}
     (batch,) = ledger.accept(
         RUN,
         {key: Prompt(f"instruction {key}", {"topic": f"t{key}"}) for key in keys},
