@@ -32,7 +32,7 @@ def test_a_header_that_comes_twice_with_another_text_fills_its_slot_once(
 ) -> None:
     urls = {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": fleet_url}
     with LlmServer(latency="fixed:0.02") as llm, _client(broker_url) as client:
-        data = recipe(llm.base_url, {"file": "prompts.jsonl"})
+        data = recipe(llm.base_url, {"file": "prompts.jsonl"}, fleet={"batch_size": 8})
         with fleet(tmp_path, data, **urls) as one:
             one.enqueue(16)
             copies = _waiting(client, one, "generate.a", 2)
@@ -69,7 +69,7 @@ def test_bodies_that_come_twice_at_once_on_two_workers_make_one_row(
 ) -> None:
     urls = {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": fleet_url}
     with LlmServer(latency="fixed:0.02") as llm, _client(broker_url) as client:
-        data = recipe(llm.base_url, {"file": "prompts.jsonl"})
+        data = recipe(llm.base_url, {"file": "prompts.jsonl"}, fleet={"batch_size": 8})
         with fleet(tmp_path, data, **urls) as one:
             one.begin("generate.a", "generate.b")
             one.enqueue(32)
