@@ -130,6 +130,8 @@ def read_reply(status: int, headers: Mapping[str, str], raw: bytes) -> Completio
             detail = f"HTTP 200 with error {code or ''}".rstrip() + f": {_error_message(error)}"
             raise _failed(code, headers, raw, detail)
     message = choice.get("message")
+    if message is None and choice.get("finish_reason"):
+        message = {}  # nothing was said: the finish reason tells why
     if not isinstance(message, dict):
         raise CallFailed("malformed_reply", f"no chat completion: {_message(raw)}", retriable=True)
     content = _content(message)

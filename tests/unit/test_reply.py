@@ -182,6 +182,20 @@ def test_any_other_finish_reason_is_named_and_asked_again(finish: object, conten
     assert str(finish).lower() in failed.detail
 
 
+@pytest.mark.parametrize(
+    ("finish", "reason"),
+    [
+        ("MAX_TOKENS", "truncated"),
+        ("SAFETY", "content_filter"),
+        ("stop", "empty_reply"),
+        ("error", "server_error"),
+    ],
+)
+def test_a_choice_without_a_message_ends_as_it_says(finish: str, reason: str) -> None:
+    assert failure({"choices": [{"index": 0, "finish_reason": finish}]}).reason == reason
+    assert failure({"choices": [{"index": 0, "message": None}]}).reason == "malformed_reply"
+
+
 # -- content -----------------------------------------------------------------------------------
 
 
