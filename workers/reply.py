@@ -40,8 +40,7 @@ from workers.tokens import Token, read_tokens, tokens_of
 #: The finish reason of a text that was cut, whatever word the endpoint has for it.
 CUT = "length"
 
-#: Finish reasons in lower case, from the makers' own sources: OpenAI and most others, Together,
-#: TGI, Anthropic, Cohere, Baidu.
+#: Finish reasons in lower case: OpenAI and most others, Together, TGI, Anthropic, Cohere, Baidu.
 _WHOLE = frozenset(
     {"stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete", "completed", "normal"}
 )
@@ -276,19 +275,18 @@ def _estimated_time(raw: bytes) -> float | None:
 
 def _message(raw: bytes) -> str:
     """The first 300 characters of what an endpoint says is wrong, on one line, without secrets."""
-    text = masked(raw.decode("utf-8", "replace"))[:4096]
     data = _body(raw)
-    error = data["error"] if "error" in data else data.get("message")
-    if isinstance(error, dict):
-        error = error.get("message")
-    elif "error" in data:
-        error = str(error)
-    return _one_line(error if isinstance(error, str) else text)
+    error = data.get("error", data.get("message"))
+    message = error.get("message") if isinstance(error, dict) else error
+    if not isinstance(message, str):
+        whole = masked(raw.decode("utf-8", "replace"))[:4096]
+        message = str(error) if "error" in data and not isinstance(error, dict) else whole
+    return _one_line(message)
 
 
 def _error_message(error: Any) -> str:
-    said = error.get("message") if isinstance(error, dict) else error
-    return _one_line(said if isinstance(said, str) else str(error))
+    message = error.get("message") if isinstance(error, dict) else error
+    return _one_line(message if isinstance(message, str) else str(error))
 
 
 def _one_line(text: str) -> str:
