@@ -851,18 +851,23 @@ class Ledger:
             after = rows[-1]
 
     def pairs_of(self, run: str, keys: Sequence[str]) -> dict[str, list[Judged]]:
-        """The pairs of some prompts, by key, each prompt's in their order."""
-        found: dict[str, list[Judged]] = defaultdict(list)
+        """The pairs of some prompts, by key, each prompt's in their order.
+
+        Two statements of one table each: a join may be planned over the whole run.
+        """
+        by_key: dict[str, list[Judged]] = {}
+        names = ("key", "input", "recipe_hash")
         for start in range(0, len(keys), VARIABLES):
-            query = _rows().where(_these(run, keys[start : start + VARIABLES]))
-            query = query.order_by(pairs.c.key, pairs.c.index)
+            some = keys[start : start + VARIABLES]
             with self._transaction(reading=True) as connection:
-                rows = connection.execute(query).all()
-            last: Judged | None = None
+                made = _pairs_of(connection, run, some)
+                query = select(*(prompts.c[name] for name in names), *_MADE)
+                rows = connection.execute(query.where(_these(run, list(made)))).all()
             for row in rows:
-                last = _judged(row, last)
-                found[row.key].append(last)
-        return found
+                first, *others = made[row.key]
+                judged = _prompt_of(row, first)
+                by_key[row.key] = [judged, *(replace(judged, pair=pair) for pair in others)]
+        return by_key
 
     def human_pairs(
         self, run: str, keys: Sequence[str] | None = None, *, page: int = 500
@@ -898,14 +903,6 @@ class Ledger:
             if len(found) < page:
                 return
             after = found[-1]
-
-
-def _rows() -> Any:
-    """Pairs with what they were made from."""
-    joined = pairs.join(prompts, and_(prompts.c.run == pairs.c.run, prompts.c.key == pairs.c.key))
-    names = ("key", "ordinal", "input", "generations", "judgements", "recipe_hash")
-    query = select(pairs.c.row, pairs.c.index, *(prompts.c[name] for name in names))
-    return query.select_from(joined)
 
 
 def sum_calls(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
@@ -1167,13 +1164,6 @@ def _prompt(text: str) -> Prompt:
     # Stored with sorted keys; people and models expect the role first.
     turns = tuple({"role": t["role"], "content": t["content"]} for t in data.get("messages", ()))
     return Prompt(**{**data, "messages": turns})
-
-
-def _judged(row: Any, last: Judged | None) -> Judged:
-    pair = Pair(**json.loads(row.row))
-    if last is not None and last.key == row.key:
-        return replace(last, pair=pair)
-    return _prompt_of(row, pair)
 
 
 def _prompt_of(row: Any, pair: Pair) -> Judged:

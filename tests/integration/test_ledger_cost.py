@@ -83,7 +83,10 @@ def _database(server: str, size: int) -> str:
     with engine.connect() as connection:
         connection.execute(text(f"CREATE DATABASE cost_{size}"))
     engine.dispose()
-    return make_url(server).set(database=f"cost_{size}").render_as_string(hide_password=False)
+    # A table of this size is cheap to read whole; a large one is not.
+    url = make_url(server).set(database=f"cost_{size}")
+    url = url.update_query_dict({"options": "-cenable_seqscan=off"})
+    return url.render_as_string(hide_password=False)
 
 
 @contextmanager
