@@ -129,7 +129,7 @@ def measure(url: str, finished: int, server: Callable[[], float]) -> dict[str, f
     def pages(rows: Iterator[Any], page: int, after: int = 0) -> Iterator[Callable[[], object]]:
         for _ in islice(rows, after // page * page):
             pass
-        return (lambda: list(islice(rows, page)) for _ in range(2))
+        return (lambda: list(islice(rows, page)) for _ in range(12))
 
     batches = accepted(REPEATS)
     first_pair = repeat(lambda: next(ledger.pairs(RUN)), 9)
@@ -142,10 +142,10 @@ def measure(url: str, finished: int, server: Callable[[], float]) -> dict[str, f
             partial(ledger.note_error, RUN, batch, "e") for batch in batches
         ),
         "pairs, first page": cost(first_pair),
-        "pairs, a late page": cost(pages(ledger.pairs(RUN), 400, finished // 2)),
-        "concluded, a late page": cost(pages(ledger.concluded(RUN), 200, finished // 2)),
+        "pairs, a late page": cost(pages(ledger.pairs(RUN, page=100), 80, finished // 2)),
+        "concluded, a late page": cost(pages(ledger.concluded(RUN, page=95), 90, finished // 2)),
         "failures, first page": cost(repeat(lambda: next(ledger.failures(RUN, page=40)), REPEATS)),
-        "failures, a late page": cost(pages(ledger.failures(RUN, page=20), 20, finished // 40)),
+        "failures, a late page": cost(pages(ledger.failures(RUN, page=5), 5, finished // 40)),
         "retry of one": cost(repeat(partial(ledger.retry, RUN, 1), 100)),
         "accept, a batch": cost(repeat(partial(accepted, 1), 100)),
     }
