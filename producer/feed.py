@@ -51,8 +51,8 @@ class Feed:
     on_round: Callable[[], None] = lambda: None
     #: Whether `run` saw the source's end.
     ended: bool = False
-    #: Places in the run's order that no prompt has, as far as they were counted.
-    _uncounted: int = 0
+    #: Places in the run's order that no prompt has, as they were counted last; None: not yet.
+    _uncounted: int | None = None
     #: The run's source columns as text, as this process last saw them; None: still open.
     _schema: str | None = None
     _told: set[str] = field(default_factory=set)
@@ -118,11 +118,11 @@ class Feed:
     def _left(self, limit: int) -> int:
         """How many prompts the run may still accept; fewer than there are, but 0 only if none.
 
-        Counting a large run takes long: it is counted only when the bound leaves nothing, and what
-        the bound was too high by holds from then on.
+        Counting a large run takes long: it is counted at first and when the bound leaves nothing;
+        what the bound was too high by holds from then on.
         """
         bound = self.ledger.accepted_bound(self.recipe.name)
-        if bound - self._uncounted < limit:
+        if self._uncounted is not None and bound - self._uncounted < limit:
             return limit - (bound - self._uncounted)
         accepted = self.ledger.accepted(self.recipe.name)
         self._uncounted = bound - accepted
