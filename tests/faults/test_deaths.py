@@ -23,7 +23,9 @@ def test_a_worker_killed_in_the_middle_of_its_batches_costs_no_row_and_no_answer
     tmp_path: Path, broker_url: str, fleet_url: str
 ) -> None:
     with LlmServer(latency="fixed:0.4", slots=SLOTS) as llm:
-        data = recipe(llm.base_url, {"file": "prompts.jsonl"}, fleet={"deadline": DEADLINE_S})
+        data = recipe(
+            llm.base_url, {"file": "prompts.jsonl"}, fleet={"batch_size": 8, "deadline": DEADLINE_S}
+        )
         urls = {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": fleet_url}
         with fleet(tmp_path, data, **urls) as one:
             one.begin(*ROLES)
@@ -49,7 +51,9 @@ def test_a_fleet_killed_as_a_whole_goes_on_where_it_was(
     tmp_path: Path, broker_url: str, fleet_url: str
 ) -> None:
     with LlmServer(latency="fixed:0.4", slots=SLOTS) as llm:
-        data = recipe(llm.base_url, {"file": "prompts.jsonl"}, fleet={"deadline": DEADLINE_S})
+        data = recipe(
+            llm.base_url, {"file": "prompts.jsonl"}, fleet={"batch_size": 8, "deadline": DEADLINE_S}
+        )
         urls = {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": fleet_url}
         with fleet(tmp_path, data, **urls) as one:
             one.begin(*ROLES)
@@ -105,7 +109,9 @@ def test_a_death_in_the_worst_moment_costs_no_row(
 ) -> None:
     role, fault = DEATHS[moment]
     with LlmServer(latency="fixed:0.05") as llm:
-        data = recipe(llm.base_url, {"file": "prompts.jsonl"}, fleet={"deadline": 6})
+        data = recipe(
+            llm.base_url, {"file": "prompts.jsonl"}, fleet={"batch_size": 8, "deadline": 6}
+        )
         urls = {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": database_url}
         with fleet(tmp_path, data, **urls) as one:
             others = [name for name in ROLES if name != role]

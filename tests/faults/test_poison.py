@@ -17,7 +17,7 @@ def test_work_longer_than_the_visibility_timeout_is_done_once(
 ) -> None:
     urls = {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": database_url}
     with LlmServer(latency=f"fixed:{2.5 * VISIBILITY_TIMEOUT_S}") as llm:
-        data = recipe(llm.base_url, {"file": "prompts.jsonl"})
+        data = recipe(llm.base_url, {"file": "prompts.jsonl"}, fleet={"batch_size": 8})
         with fleet(tmp_path, data, **urls) as one:
             one.begin(*ROLES)
             one.enqueue(16)
@@ -53,7 +53,9 @@ def test_a_prompt_that_kills_its_worker_each_time_is_poison_and_all_others_finis
     urls = {"PREFMILL_BROKER_URL": broker_url, "PREFMILL_DATABASE_URL": database_url}
     fault = {"FAULT": "workers.calls:complete", "FAULT_NTH": "0", "FAULT_TEXT": "Task 13:"}
     with LlmServer(latency="fixed:0.3") as llm:
-        data = recipe(llm.base_url, {"file": "prompts.jsonl"}, fleet={"deadline": 30})
+        data = recipe(
+            llm.base_url, {"file": "prompts.jsonl"}, fleet={"batch_size": 8, "deadline": 30}
+        )
         with fleet(tmp_path, data, **urls) as one:
             one.begin(*(name for name in ROLES if name != role))
             one.begin(role, **fault)
