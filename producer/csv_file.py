@@ -64,7 +64,8 @@ class _Lines:
 
     def __init__(self, path: Path) -> None:
         self._lines = file_lines(path)
-        self._parts: list[str] = []
+        #: Lines that were read already and come next, the last one first; None: one too long.
+        self._parts: list[str | None] = []
         self._mac = False
         self.number = 0
         self.begin()
@@ -76,6 +77,7 @@ class _Lines:
         self.opened: int | None = None
         #: Whether the file ended within quotes.
         self.unclosed = False
+        self._record: list[str] = []
         self._bytes = 0
 
     def __iter__(self) -> "_Lines":
@@ -88,7 +90,48 @@ class _Lines:
         self._bytes += len(text)
         if self._bytes > MAX_ROW_BYTES:
             raise RowError("too_large", f"the row has more than {MAX_ROW_BYTES:,} bytes")
+        self._record.append(text)
         return text
+
+    def pass_over_cell(self) -> None:
+        """Read on to the end of a row that has text after a closing quote at this line.
+
+        It ends where a quote stands before a comma or a line end. A quote that begins a cell on a
+        later line than the one that is open tells that this one was never closed: reading goes on
+        there, as what lies between may be the middle of a text; but after this line if the row is
+        this line alone. Where neither is found it goes on after this line.
+        """
+        known = len(self._record)
+        lines: list[str | None] = list(self._record)
+        size, within, place = 0, False, 0
+        while size <= MAX_ROW_BYTES:
+            if place == len(lines) and not self._look_ahead(lines):
+                break
+            line = lines[place]
+            if line is None:
+                break
+            size += len(line)
+            within, begins = _after(line, within=within)
+            if begins:
+                self._give_back(lines[1 if known == 1 else place :])
+                return
+            place += 1
+            if not within and place >= known:
+                self._give_back(lines[place:])
+                return
+        self._give_back(lines[known:])
+
+    def _look_ahead(self, lines: list[str | None]) -> bool:
+        """Add the next line; returns whether there is one."""
+        try:
+            lines.append(self._next())
+        except StopIteration:
+            return False
+        return True
+
+    def _give_back(self, lines: list[str | None]) -> None:
+        self._parts += reversed(lines)
+        self.number -= len(lines)
 
     def pass_over(self) -> None:
         """Read on, without keeping it, until the quote that is open now is closed."""
@@ -110,12 +153,32 @@ class _Lines:
             if self.number == 0:
                 head, end, rest = text.partition("\r")
                 self._mac = bool(end) and rest != "\n" and head.count('"') % 2 == 0
-            self._parts = _MAC_LINE.findall(text)[::-1] if self._mac else [text]
+            self._parts += _MAC_LINE.findall(text)[::-1] if self._mac else [text]
         self.number += 1
         text = self._parts.pop()
-        if text.count('"') % 2:
+        if text is not None and text.count('"') % 2:
             self.opened = self.number if self.opened is None else None
         return text
+
+
+def _after(line: str, *, within: bool) -> tuple[bool, bool]:
+    """Whether a line ends within a quoted cell, and whether a quote begins a cell in one that an
+    earlier line opened.
+    """
+    earlier, place = within, 0
+    while (place := line.find('"', place)) >= 0:
+        first = place == 0 or line[place - 1] == ","
+        ends = line[place + 1 : place + 2] in ("", ",", "\r", "\n")
+        if not within:
+            within, earlier = first, False
+        elif line[place + 1 : place + 2] == '"':
+            place += 1
+        elif ends:
+            within = False
+        elif first and earlier:
+            return within, True
+        place += 1
+    return within, False
 
 
 def _records(lines: _Lines) -> Iterator[list[str] | RowError]:
@@ -129,6 +192,8 @@ def _records(lines: _Lines) -> Iterator[list[str] | RowError]:
         except StopIteration:
             return
         except csv.Error as exc:
+            if "expected after" in str(exc):
+                lines.pass_over_cell()
             yield _wrong_quotes(lines, exc)
         except RowError as error:
             lines.pass_over()

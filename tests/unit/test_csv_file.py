@@ -119,6 +119,43 @@ def test_a_row_with_wrong_quotes_is_bad_and_the_next_is_read(
     assert "accepted" in detail
 
 
+@pytest.mark.parametrize(
+    ("broken", "lines"),
+    [
+        (b'"line one\nline "two" is\nmiddle,x\nline three",1\n', "lines 2 to 5"),
+        (b'"He said "hello, my\nfriend" to me",1\n', "lines 2 to 3"),
+        (b'"a"x,"multi\nline",1\n', "lines 2 to 3"),
+        (b'"one\n"two" is\nmiddle,x\nthree",1\n', None),
+        (b'"one\nhe said,"no" and\nmiddle,x\nend",1\n', None),
+    ],
+)
+def test_the_middle_of_a_broken_cell_is_no_prompt(broken: bytes, lines: str | None) -> None:
+    good, told = bad(b"instruction,n\nfirst,1\n" + broken + b"fine,1\n")
+    assert good == ["first", "fine"]
+    assert all(reason == "wrong_quotes" for _, reason, _ in told)
+    if lines is not None:
+        ((_, _, detail),) = told
+        first, last = (int(word) + 1 for word in lines.split()[1::2])
+        assert detail.startswith(f"lines {first} to {last}")
+
+
+@pytest.mark.parametrize(
+    ("broken", "good"),
+    [
+        (b'"a"b,1\nplain,1\n"quoted",1\n', ["plain", "quoted", "fine"]),
+        (b'"a"b,1\nplain,1\nnoted,"quoted"\n', ["plain", "noted", "fine"]),
+        (b'"open,1\n"quoted",1\nplain,1\n', ["quoted", "plain", "fine"]),
+        (b'"a"b,1\n' * 3 + b'c,"d"e\nplain,1\n', ["plain", "fine"]),
+    ],
+)
+def test_good_rows_after_a_broken_one_are_read(broken: bytes, good: list[str]) -> None:
+    content = b"instruction,n\n" + broken + b"fine,1\n"
+    assert bad(content)[0] == good
+    rows = rows_of(content)
+    for number, row in enumerate(rows, 1):
+        assert rows_of(content, row.position) == rows[number:]
+
+
 def test_a_quote_that_is_never_closed_says_where_it_opened() -> None:
     content = b'instruction,n\nfine,1\n"never closed,1\nswallowed,2\nswallowed too,3\n'
     good, ((where, reason, detail),) = bad(content)
